@@ -1,0 +1,65 @@
+# The one entry for everything. `make help` lists what there is.
+
+CARGO ?= cargo
+CC ?= cc
+PYTHON ?= python3
+BUILD := build
+LIBRARY := target/release
+EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
+WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
+
+.PHONY: help demo test tools library header examples check-format lint test-rust test-c test-python valgrind clean
+
+help:
+	@echo 'make demo      build the library and run the echo server of examples-c'
+	@echo 'make test      format, lint, and every quick test (.ci/run calls it)'
+	@echo 'make library   $(LIBRARY)/liboyez.so and liboyez.a'
+	@echo 'make examples  the programs of examples-c, in $(BUILD)/examples'
+	@echo 'make header    write include/oyez.h again after a change of src/capi'
+	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
+
+# What is missing is named with the Debian package that has it.
+tools:
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install rustup (https://rustup.rs) or the package cargo' >&2; exit 1; }
+	@command -v $(CC) >/dev/null || { echo 'a C compiler is missing: install the package gcc' >&2; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install the package python3' >&2; exit 1; }
+
+library: tools
+	$(CARGO) build --release
+
+examples: library
+	@mkdir -p $(BUILD)/examples
+	@for name in $(EXAMPLES); do \
+	    $(CC) $(WARNINGS) -O2 -Iinclude examples-c/$$name.c -o $(BUILD)/examples/$$name \
+	        -L$(LIBRARY) -loyez -Wl,-rpath,'$$ORIGIN/../../$(LIBRARY)' || exit 1; \
+	done
+
+demo: examples
+	@exec $(BUILD)/examples/echo
+
+header: tools
+	OYEZ_WRITE_HEADER=1 $(CARGO) test --quiet --test header
+
+test: check-format lint test-rust test-c test-python
+
+check-format: tools
+	$(CARGO) fmt --check
+
+lint: tools
+	$(CARGO) clippy --all-targets -- -D warnings
+
+test-rust: tools
+	$(CARGO) test
+
+test-c: library
+	tests/c/run.sh $(BUILD)/c $(LIBRARY)
+
+test-python: examples
+	OYEZ_LIBRARY=$(CURDIR)/$(LIBRARY)/liboyez.so OYEZ_EXAMPLES=$(CURDIR)/$(BUILD)/examples tests/python/run.sh
+
+valgrind: library
+	tests/c/valgrind.sh $(BUILD)/c $(LIBRARY)
+
+clean:
+	$(CARGO) clean
+	rm -rf $(BUILD)

@@ -1,0 +1,50 @@
+//! Host and service names, by the system's resolver.
+
+use std::net::{IpAddr, SocketAddr};
+
+use dns_lookup::{AddrInfoHints, LookupError, LookupErrorKind, SockType, getaddrinfo};
+
+use super::inet::Kind;
+use crate::address::Service;
+use crate::error::{Code, Error, Result};
+use crate::text::Escaped;
+
+/// The addresses of a host and service, in the order of the system's preference (RFC 6724).
+pub fn resolve(host: &str, service: Service<'_>, kind: Kind) -> Result<Vec<SocketAddr>> {
+    let socktype = match kind {
+        Kind::Stream => SockType::Stream,
+        Kind::Datagram => SockType::DGram,
+    };
+    let hints = AddrInfoHints { socktype: socktype.into(), ..AddrInfoHints::default() };
+    // A port in digits never reaches the resolver, which takes 65536 for 0.
+    let (name, port) = match service {
+        Service::Port(port) => (None, Some(port)),
+        Service::Name(name) => (Some(name), None),
+    };
+    let found = getaddrinfo(Some(host), name, Some(hints)).map_err(|error| failed(host, name, &error))?;
+    let mut addresses: Vec<SocketAddr> = Vec::new();
+    for entry in found.flatten() {
+        let mut address = entry.sockaddr;
+        if let Some(port) = port {
+            address.set_port(port);
+        }
+        if !addresses.contains(&address) && is_unicast(address.ip()) {
+            addresses.push(address);
+        }
+    }
+    Ok(addresses)
+}
+
+fn is_unicast(address: IpAddr) -> bool {
+    !address.is_multicast()
+}
+
+fn failed(host: &str, service: Option<&str>, error: &LookupError) -> Error {
+    let words = std::io::Error::from(LookupError::new(error.error_num()));
+    let (what, name) = match (error.kind(), service) {
+        (LookupErrorKind::Service, Some(service)) => ("service", service),
+        _ => ("host", host),
+    };
+    Error::new(Code::NameNotFound, "resolve", format_args!("{what} {}: {words}", Escaped(name.as_bytes())))
+        .hint(format_args!("`getent ahosts {}` asks the same resolver; an address in digits needs none", host))
+}

@@ -1,0 +1,280 @@
+//! Unix stream listeners: the socket file's mode and owner, a stale file replaced, a live one never stolen.
+//!
+//! Everything between bind(2) and listen(2) happens under a lock on the directory. In between, a socket that is about
+//! to listen looks like one that nobody listens on, and another starter would take its name away.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::{Options, backlog, before_bind, make_socket, owner};
+use crate::deadline::Deadline;
+use crate::error::{Code, Error, Result};
+use crate::hint;
+use crate::sys::fork;
+use crate::sys::socket::set_option;
+
+/// Listens in the abstract namespace.
+pub fn listen_at_name(name: &[u8], options: &Options<'_>) -> Result<OwnedFd> {
+    let address = SocketAddrUnix::new_abstract_name(name).map_err(|errno| Error::system("bind", errno))?;
+    let socket = make(options)?;
+    bind(socket.as_fd(), &address).map_err(bind_failed)?;
+    start(socket.as_fd(), options)?;
+    Ok(socket)
+}
+
+/// Listens at a path.
+pub fn listen_at_path(path: &[u8], options: &Options<'_>) -> Result<(OwnedFd, SocketFile)> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    let address = SocketAddrUnix::new(path).map_err(|errno| Error::system("bind", errno))?;
+    let socket = make(options)?;
+    let lock = DirectoryLock::take(path)?;
+    match bind(socket.as_fd(), &address) {
+        Err(Errno::ADDRINUSE) => {
+            remove_stale(path, &address, lock.as_ref())?;
+            bind(socket.as_fd(), &address).map_err(bind_failed)?;
+        }
+        outcome => outcome.map_err(bind_failed)?,
+    }
+    let file = SocketFile::of(path)?;
+    let prepared = prepare(path, options).and_then(|()| start(socket.as_fd(), options));
+    if let Err(error) = prepared {
+        file.remove_locked();
+        return Err(error);
+    }
+    Ok((socket, file))
+}
+
+fn make(options: &Options<'_>) -> Result<OwnedFd> {
+    let socket = make_socket(AddressFamily::UNIX, SocketType::STREAM, None, options)
+        .map_err(|errno| hint::for_socket(Error::system("socket", errno)))?;
+    for (value, name) in [(options.receive_buffer, libc::SO_RCVBUF), (options.send_buffer, libc::SO_SNDBUF)] {
+        if let Some(bytes) = value {
+            let _ = set_option(&socket, libc::SOL_SOCKET, name, bytes);
+        }
+    }
+    if let Some(mode) = mode(options) {
+        // The file gets the socket's own mode (less the umask) in the instant in which its name appears.
+        rustix::fs::fchmod(&socket, mode).map_err(|errno| Error::system("chmod", errno))?;
+    }
+    before_bind(socket.as_fd(), options)?;
+    Ok(socket)
+}
+
+fn mode(options: &Options<'_>) -> Option<Mode> {
+    options.unix_mode.map(|mode| Mode::from_raw_mode(mode.unsigned_abs()))
+}
+
+fn bind(socket: BorrowedFd<'_>, address: &SocketAddrUnix) -> std::result::Result<(), Errno> {
+    retry_on_intr(|| rustix::net::bind(socket, address))
+}
+
+fn start(socket: BorrowedFd<'_>, options: &Options<'_>) -> Result<()> {
+    retry_on_intr(|| rustix::net::listen(socket, backlog(options))).map_err(|errno| Error::system("listen", errno))
+}
+
+fn bind_failed(errno: Errno) -> Error {
+    let error = Error::system("bind", errno);
+    match errno {
+        Errno::NOENT | Errno::NOTDIR => error
+            .with_code(Code::AddressNotAvailable)
+            .hint(format_args!("the directory does not exist; create it first")),
+        Errno::ACCESS | Errno::PERM | Errno::ROFS => error
+            .with_code(Code::PermissionDenied)
+            .hint(format_args!("the directory is not writable for this user; `namei -l PATH` shows each component")),
+        Errno::ADDRINUSE => error.hint(format_args!("somebody listens there: `ss -lxp` shows who")),
+        _ => error,
+    }
+}
+
+/// Owner and mode, before anybody can connect: until listen(2) the kernel refuses everybody.
+fn prepare(path: &Path, options: &Options<'_>) -> Result<()> {
+    let user = options.unix_user.map(owner::user).transpose()?;
+    let group = options.unix_group.map(owner::group).transpose()?;
+    if user.is_some() || group.is_some() {
+        rustix::fs::chownat(CWD, path, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
+            Error::system("chown", errno)
+                .hint(format_args!("giving a file to another user takes CAP_CHOWN; a group, that one belongs to it"))
+        })?;
+    }
+    let Some(mode) = mode(options) else { return Ok(()) };
+    let made = stat(path).map_err(|errno| Error::system("stat", errno))?;
+    if Mode::from_raw_mode(made.st_mode) != mode {
+        // The umask took bits away, or chown(2) did.
+        rustix::fs::chmod(path, mode).map_err(|errno| Error::system("chmod", errno))?;
+    }
+    Ok(())
+}
+
+fn stat(path: &Path) -> std::result::Result<Stat, Errno> {
+    rustix::fs::lstat(path)
+}
+
+/// Removes what stands in the way if it is a socket on which nobody listens.
+fn remove_stale(path: &Path, address: &SocketAddrUnix, lock: Option<&DirectoryLock>) -> Result<()> {
+    let in_use = || Error::system("bind", Errno::ADDRINUSE);
+    let found = match stat(path) {
+        Err(Errno::NOENT) => return Ok(()),
+        found => found.map_err(|errno| Error::system("stat", errno))?,
+    };
+    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
+        return Err(in_use()
+            .because(format_args!("there is a file that is not a socket"))
+            .hint(format_args!("choose another path, or move that file away; oyez removes none but its own kind")));
+    }
+    if somebody_listens(address) {
+        return Err(bind_failed(Errno::ADDRINUSE).because(format_args!("somebody listens there")));
+    }
+    if lock.is_none() {
+        return Err(in_use()
+            .because(format_args!("a stale socket file, in a directory that cannot be locked"))
+            .hint(format_args!("remove the file, or make the directory readable for this user")));
+    }
+    rustix::fs::unlink(path).map_err(|errno| {
+        Error::system("unlink", errno)
+            .because(format_args!("a stale socket file that this user may not remove"))
+            .hint(format_args!("remove it as its owner or as root"))
+    })
+}
+
+/// Whether a connection to the socket file finds anybody. Only a refusal says that nobody is there.
+fn somebody_listens(address: &SocketAddrUnix) -> bool {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let Ok(probe) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else {
+        return true;
+    };
+    !matches!(retry_on_intr(|| rustix::net::connect(&probe, address)), Err(Errno::CONNREFUSED | Errno::NOENT))
+}
+
+/// An exclusive lock on a directory, among all who start with oyez. It leaves no file behind.
+struct DirectoryLock(#[allow(dead_code)] OwnedFd);
+
+impl DirectoryLock {
+    /// How long another starter may take.
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// Locks the directory of `path`; `None` where it cannot be opened for reading, which bind(2) need not mind.
+    fn take(path: &Path) -> Result<Option<Self>> {
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match retry_on_intr(|| rustix::fs::open(directory, flags, Mode::empty())) {
+            Ok(directory) => directory,
+            Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
+                return Err(hint::for_limits(Error::system("open", errno)));
+            }
+            Err(_) => return Ok(None),
+        };
+        let deadline = Deadline::after(Self::PATIENCE);
+        loop {
+            match rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Self(directory))),
+                // Whoever holds it is between bind and listen. flock(2) has no time limit of its own, and anybody who
+                // may read the directory could hold it for ever.
+                Err(Errno::AGAIN | Errno::INTR) if !deadline.is_over() => pause(),
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    return Err(Error::system("flock", Errno::AGAIN)
+                        .with_code(Code::AddressInUse)
+                        .because(format_args!("another program has kept the directory locked"))
+                        .hint(format_args!("`lslocks` or /proc/locks shows who holds the lock")));
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+}
+
+fn pause() {
+    let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 });
+}
+
+/// A socket file that we made, recognised by its device and inode. While the socket is open the kernel cannot give the
+/// inode's number to another file.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl SocketFile {
+    fn of(path: &Path) -> Result<Self> {
+        let found = stat(path).map_err(|errno| Error::system("stat", errno))?;
+        // The working directory may change before the file is removed.
+        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Ok(Self { path, device: found.st_dev, inode: found.st_ino })
+    }
+
+    /// Removes the file if it is still this one. To be called before the socket is closed.
+    pub fn remove(&self) {
+        // Without the lock a successor could put its file there between the look and the removal.
+        let _lock = DirectoryLock::take(&self.path);
+        self.remove_locked();
+    }
+
+    fn remove_locked(&self) {
+        if self.is_there() {
+            let _ = rustix::fs::unlink(&self.path);
+        }
+    }
+
+    fn is_there(&self) -> bool {
+        stat(&self.path).is_ok_and(|found| found.st_dev == self.device && found.st_ino == self.inode)
+    }
+}
+
+/// The files of the listeners that were given away as plain descriptors, by their sockets' inodes.
+static REMEMBERED: Mutex<Vec<(u64, SocketFile)>> = Mutex::new(Vec::new());
+
+/// Keeps what [`recall`] will need.
+pub fn remember(socket: BorrowedFd<'_>, file: SocketFile) {
+    let (Some(mut files), Some(inode)) = (remembered(), inode(socket)) else { return };
+    // A listener may have been closed by close(2): its number is free for another socket, or its file is gone.
+    files.retain(|(other, _)| *other != inode);
+    if files.len() >= 64 {
+        files.retain(|(_, file)| file.is_there());
+    }
+    if files.try_reserve(1).is_ok() {
+        files.push((inode, file));
+    }
+}
+
+/// The file of a listener that was given away.
+pub fn recall(socket: BorrowedFd<'_>) -> Option<SocketFile> {
+    let inode = inode(socket)?;
+    let mut files = remembered()?;
+    let index = files.iter().position(|(other, _)| *other == inode)?;
+    Some(files.swap_remove(index).1)
+}
+
+fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
+}
+
+/// The list. A forked child has its parent's, but another thread of the parent may have held the lock when it was
+/// made: the child then does without.
+fn remembered() -> Option<MutexGuard<'static, Vec<(u64, SocketFile)>>> {
+    static OWNER: AtomicU64 = AtomicU64::new(0);
+    const TRIES: usize = 1000;
+    let epoch = fork::epoch();
+    let owner = OWNER.compare_exchange(0, epoch, Ordering::Relaxed, Ordering::Relaxed).unwrap_or_else(|owner| owner);
+    if owner == 0 || owner == epoch {
+        return Some(REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+    for _ in 0..TRIES {
+        if let Ok(files) = REMEMBERED.try_lock() {
+            return Some(files);
+        }
+        std::thread::yield_now();
+    }
+    None
+}

@@ -1,0 +1,187 @@
+//! Accepting for a server, whatever goes wrong: no spinning, no dead listener, one report an episode.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::connection::Owned;
+use super::listeners::Listening;
+use super::{Level, Server, counters};
+use crate::accept::{self, RETRIES_AT_ONCE, Verdict};
+use crate::deadline::Deadline;
+use crate::error::Error;
+use crate::hint;
+
+/// How long accepting rests after a failure that stays: doubled from the first to the last.
+const FIRST_REST: Duration = Duration::from_millis(5);
+const LONGEST_REST: Duration = Duration::from_millis(100);
+
+/// A time in which accepting fails for a reason that only time, or somebody else, can end.
+#[derive(Debug, Default)]
+pub struct Shortage {
+    /// Whether there is one: read without the lock.
+    lasts: AtomicBool,
+    episode: Mutex<Option<Episode>>,
+    /// Failures in a row that accept(2) says to retry.
+    retries: AtomicU32,
+}
+
+#[derive(Debug)]
+struct Episode {
+    errno: Errno,
+    since: Instant,
+    rest: Duration,
+    next_try: Deadline,
+}
+
+impl Shortage {
+    /// The errno of the shortage that lasts and whose next try is not due.
+    pub fn rests(&self) -> Option<Errno> {
+        if !self.lasts.load(Ordering::Acquire) {
+            return None;
+        }
+        let episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        episode.as_ref().filter(|episode| !episode.next_try.is_over()).map(|episode| episode.errno)
+    }
+
+    /// When the next try is due.
+    pub fn next_try(&self) -> Deadline {
+        if !self.lasts.load(Ordering::Acquire) {
+            return Deadline::NEVER;
+        }
+        let episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        episode.as_ref().map_or(Deadline::NEVER, |episode| episode.next_try)
+    }
+
+    /// A descriptor has been given back: the next try is due. True where somebody waits for it.
+    pub fn relieve(&self) -> bool {
+        if !self.lasts.load(Ordering::Acquire) {
+            return false;
+        }
+        let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(episode) = episode.as_mut() {
+            episode.next_try = Deadline::after(Duration::ZERO);
+        }
+        true
+    }
+
+    /// Another failure. True for the first one of an episode.
+    fn begin(&self, errno: Errno) -> bool {
+        let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        let (first, since, rest) = match episode.as_ref() {
+            None => (true, Instant::now(), FIRST_REST),
+            Some(episode) => (false, episode.since, (episode.rest * 2).min(LONGEST_REST)),
+        };
+        *episode = Some(Episode { errno, since, rest, next_try: Deadline::after(rest) });
+        self.lasts.store(true, Ordering::Release);
+        first
+    }
+
+    /// Accepting works again: how long it did not.
+    fn end(&self) -> Option<Duration> {
+        self.retries.store(0, Ordering::Relaxed);
+        if !self.lasts.load(Ordering::Acquire) {
+            return None;
+        }
+        let episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lasts.store(false, Ordering::Release);
+        episode.map(|episode| episode.since.elapsed())
+    }
+}
+
+impl Server {
+    /// Accepts from any listener that may have somebody waiting.
+    pub(super) fn accept_any(self: &Arc<Self>) -> Option<Owned> {
+        let mut index = 0;
+        while let Some(listener) = self.listeners().get(index) {
+            if listener.is_ready()
+                && let Some(accepted) = self.accept_from(&listener)
+            {
+                return Some(accepted);
+            }
+            index += 1;
+        }
+        None
+    }
+
+    /// Accepts from a listener; `None` where nobody waits, or accepting has to rest.
+    fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
+        loop {
+            if self.shortage().rests().is_some() {
+                return None;
+            }
+            listener.keep_nonblocking();
+            let errno = match accept::try_accept(std::os::fd::AsFd::as_fd(listener)) {
+                Ok((socket, peer)) => {
+                    self.shortage_ended();
+                    counters::add(&self.counters().accepted, 1);
+                    return Owned::open(self, socket, &peer, self.is_by_hand());
+                }
+                Err(errno) => errno,
+            };
+            match self.judge(listener, errno) {
+                Verdict::Empty | Verdict::Dead => return None,
+                Verdict::Retry => {}
+                Verdict::Pause => {
+                    if !self.linger_evict() {
+                        return None;
+                    }
+                    // Descriptors were held by connections that were over. They are free now.
+                    self.shortage().relieve();
+                }
+            }
+        }
+    }
+
+    /// What a failed accept means here, noted and reported.
+    fn judge(self: &Arc<Self>, listener: &Listening, errno: Errno) -> Verdict {
+        let verdict = accept::verdict(errno);
+        if verdict == Verdict::Empty {
+            self.shortage().retries.store(0, Ordering::Relaxed);
+            listener.set_empty();
+            return verdict;
+        }
+        if errno != Errno::INTR {
+            counters::add(&self.counters().accept_errors, 1);
+        }
+        match verdict {
+            Verdict::Retry if self.shortage().retries.fetch_add(1, Ordering::Relaxed) < RETRIES_AT_ONCE => verdict,
+            Verdict::Retry | Verdict::Pause => {
+                self.shortage_begins(errno);
+                Verdict::Pause
+            }
+            Verdict::Dead => {
+                self.report(Level::Error, c"listener_dead", format_args!("{}", Error::system("accept", errno)));
+                if self.listeners().bury(listener, self.epoll()) {
+                    self.fail(Error::system("accept", errno));
+                }
+                verdict
+            }
+            Verdict::Empty => verdict,
+        }
+    }
+
+    fn shortage_begins(&self, errno: Errno) {
+        if !self.shortage().begin(errno) {
+            return;
+        }
+        let error = hint::for_limits(Error::system("accept", errno));
+        let event = match errno {
+            Errno::MFILE | Errno::NFILE => c"descriptors_used_up",
+            Errno::NOMEM | Errno::NOBUFS => c"memory_used_up",
+            _ => c"accept_fails",
+        };
+        counters::add(&self.counters().descriptor_pauses, 1);
+        let line = format_args!("{error}; accepting pauses, clients wait in the kernel's queue");
+        self.report(Level::Warning, event, line);
+    }
+
+    fn shortage_ended(&self) {
+        if let Some(time) = self.shortage().end() {
+            let line = format_args!("accepting goes on after {} ms", time.as_millis());
+            self.report(Level::Info, c"accepting_again", line);
+        }
+    }
+}

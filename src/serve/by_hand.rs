@@ -1,0 +1,175 @@
+//! Servers that a program accepts from by hand, and the end of any server.
+
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
+
+use super::connection;
+use super::server::Phase;
+use super::{ConnectionId, Server};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::hint;
+
+impl Server {
+    /// Accepts one connection from any listener.
+    pub fn accept_by_hand(self: &Arc<Self>, deadline: Deadline) -> Result<(ConnectionId, RawFd)> {
+        const FUNCTION: &str = "oyez_server_accept";
+        if !self.is_by_hand() {
+            return Err(self.misuse(FUNCTION, format_args!("it has a handler, which gets the connections")));
+        }
+        if self.listeners().len() == 0 && self.slot().stop().is_none() {
+            return Err(self.misuse(FUNCTION, format_args!("it listens nowhere: call oyez_server_listen() first")));
+        }
+        loop {
+            let stop = self.slot().stop();
+            if stop.is_some() || !self.is_paused() {
+                self.listeners().set_all_ready();
+                if let Some(accepted) = self.accept_any() {
+                    let id = accepted.id();
+                    let fd = super::Connection::find(id, FUNCTION)?.expose()?;
+                    return Ok((id, fd));
+                }
+            }
+            if stop.is_some() && self.shortage().rests().is_none() {
+                // Nobody waits any more.
+                self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
+                return Err(match self.take_failure() {
+                    Some(error) => error,
+                    None => Error::system(FUNCTION, Errno::CANCELED).because(format_args!("the server has stopped")),
+                });
+            }
+            self.watch_listeners();
+            self.set_timer();
+            if deadline.is_over() {
+                return Err(self.nobody_in_time(FUNCTION));
+            }
+            self.turn(deadline).map_err(|errno| Error::system("epoll_wait", errno))?;
+        }
+    }
+
+    fn nobody_in_time(&self, function: &'static str) -> Error {
+        match self.shortage().rests() {
+            Some(errno) => hint::for_limits(Error::system("accept", errno)),
+            None => Error::system(function, Errno::AGAIN).because(format_args!("nobody came in time")),
+        }
+    }
+
+    /// One descriptor for a foreign loop.
+    pub fn poll_fd(&self) -> Result<RawFd> {
+        if !self.is_by_hand() {
+            return Err(self.misuse("oyez_server_poll_fd", format_args!("it has a handler and a loop of its own")));
+        }
+        self.watch_listeners();
+        Ok(self.epoll().as_raw_fd())
+    }
+
+    /// Makes the epoll descriptor readable when something is due that no event will tell a foreign loop.
+    fn set_timer(&self) {
+        let Some(timer) = self.timer() else { return };
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A time of zero would switch the timer off.
+        let shortest = Timespec { tv_sec: 0, tv_nsec: 1 };
+        let it_value = self.next_look().timespec().map_or(zero, |left| if left == zero { shortest } else { left });
+        let setting = Itimerspec { it_interval: zero, it_value };
+        let _ = rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &setting);
+    }
+
+    /// Waits until stopped and drained.
+    pub fn wait(self: &Arc<Self>, deadline: Deadline) -> Result<()> {
+        const FUNCTION: &str = "oyez_server_wait";
+        if connection::is_in_handler_of(self) {
+            return Err(self
+                .misuse(FUNCTION, format_args!("a handler cannot wait for its own server"))
+                .with_errno(Errno::DEADLK));
+        }
+        let phase = self.life().phase;
+        let ended = match phase {
+            Phase::New if self.is_by_hand() => self.drain_by_hand(deadline)?,
+            Phase::New => return Err(self.misuse(FUNCTION, format_args!("it was never started"))),
+            Phase::Running | Phase::Ended => self.wait_for_end(deadline),
+        };
+        if ended {
+            return Ok(());
+        }
+        Err(Error::system(FUNCTION, Errno::AGAIN).because(format_args!("the server has not stopped yet")))
+    }
+
+    /// Waits for a stop, and for the connections that the program has not closed. True when that is over.
+    fn drain_by_hand(self: &Arc<Self>, limit: Deadline) -> Result<bool> {
+        loop {
+            let stop = self.slot().stop();
+            if let Some(stop) = stop {
+                if self.active() == 0 && self.lingering().is_empty() && self.listeners().len() == 0 {
+                    break;
+                }
+                if stop.is_over() {
+                    self.cut();
+                    break;
+                }
+                self.lingering().hasten(self.epoll(), |number| super::token::Token::Linger(number).into());
+                if self.nobody_waits() {
+                    self.listeners().close_if(self.epoll(), |_| true);
+                    continue;
+                }
+            }
+            if limit.is_over() {
+                return Ok(false);
+            }
+            self.listeners().watch(false, self.epoll());
+            let next = limit.earlier(stop.unwrap_or(Deadline::NEVER));
+            self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
+        }
+        self.set_phase(Phase::Ended);
+        Ok(true)
+    }
+
+    /// Whether the kernel's queues are empty, as far as it tells (it does of TCP; a Unix queue is polled).
+    fn nobody_waits(&self) -> bool {
+        let mut index = 0;
+        while let Some(listener) = self.listeners().get(index) {
+            let now = Deadline::after(std::time::Duration::ZERO);
+            let listener = std::os::fd::AsFd::as_fd(&*listener);
+            if crate::stream::wait(listener, rustix::event::PollFlags::IN, now).is_ok() {
+                return false;
+            }
+            index += 1;
+        }
+        true
+    }
+
+    /// The end of a server that was asked to stop: waits for whoever runs it.
+    pub(super) fn end(self: &Arc<Self>) {
+        let phase = self.life().phase;
+        match phase {
+            Phase::New if self.is_by_hand() => {
+                // An error here is one of epoll_wait(2); what is left is closed below in any case.
+                let _ = self.drain_by_hand(Deadline::NEVER);
+            }
+            Phase::New => {}
+            Phase::Running | Phase::Ended => {
+                self.wait_for_end(Deadline::NEVER);
+            }
+        }
+        self.listeners().close_if(self.epoll(), |_| true);
+        self.lingering().clear();
+        self.set_phase(Phase::Ended);
+        if let Some(thread) = self.take_thread() {
+            thread.join();
+        }
+    }
+
+    /// Nobody will join the thread of a server that its own handler has closed.
+    pub(super) fn give_thread_up(&self) {
+        if let Some(thread) = self.take_thread() {
+            thread.detach();
+        }
+        self.slot().close_by_handler();
+    }
+
+    fn take_thread(&self) -> Option<crate::sys::thread::Thread> {
+        self.life().thread.take()
+    }
+}

@@ -1,0 +1,234 @@
+//! The processes of the process model: a child for each connection, known by its pidfd.
+//!
+//! The parent keeps a copy of each connection until the child has ended. So it can close it in order when the handler
+//! has returned, and reset it when the handler has crashed or the drain time is over.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+use super::connection::{Ending, Owned};
+use super::token::Token;
+use super::{Level, Server};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::sys::process::{self, End, Fork};
+use crate::sys::{self, signal};
+
+/// How often a child is looked after that has no pidfd, and how long fork(2) rests after it failed.
+const REST: Duration = Duration::from_millis(50);
+
+/// A server's children.
+#[derive(Debug)]
+pub struct Children(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    children: Vec<Option<Child>>,
+    running: usize,
+    most: usize,
+    /// Connections for which no child could be made yet.
+    waiting: VecDeque<Owned>,
+    /// fork(2) failed; until then it is not tried again.
+    no_fork_until: Option<Deadline>,
+}
+
+#[derive(Debug)]
+struct Child {
+    pid: Pid,
+    /// Tells when the child ends. `None` where no descriptor was free: then it is asked from time to time.
+    pidfd: Option<OwnedFd>,
+    connection: Owned,
+}
+
+impl Children {
+    /// At most so many at once.
+    pub fn new(most: usize) -> Result<Self> {
+        let mut children = Vec::new();
+        children.try_reserve_exact(most).map_err(|_| Error::system("server", Errno::NOMEM))?;
+        children.resize_with(most, || None);
+        let state = State { children, running: 0, most, waiting: VecDeque::new(), no_fork_until: None };
+        Ok(Self(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a connection would get a child at once.
+    pub fn has_room(&self) -> bool {
+        let state = self.state();
+        state.running < state.most && state.waiting.is_empty()
+    }
+
+    /// Whether there is no child and nobody waits for one.
+    pub fn is_quiet(&self) -> bool {
+        let state = self.state();
+        state.running == 0 && state.waiting.is_empty()
+    }
+
+    /// Makes a child for a connection, or keeps the connection until there can be one.
+    pub fn give(&self, server: &Arc<Server>, connection: Owned) {
+        let mut state = self.state();
+        if state.waiting.try_reserve(1).is_err() {
+            drop(state);
+            return connection.end(Ending::Abort);
+        }
+        state.waiting.push_back(connection);
+        drop(state);
+        self.staff(server);
+    }
+
+    /// Makes children for connections that wait.
+    pub fn staff(&self, server: &Arc<Server>) {
+        loop {
+            let mut state = self.state();
+            let may_fork = state.no_fork_until.is_none_or(Deadline::is_over);
+            if !may_fork || state.running >= state.most {
+                return;
+            }
+            let Some(connection) = state.waiting.pop_front() else { return };
+            drop(state);
+            match process::fork() {
+                Ok(Fork::Child) => run_child(server, connection),
+                Ok(Fork::Parent(pid)) => self.adopt(server, pid, connection),
+                Err(errno) => return self.no_fork(server, connection, errno),
+            }
+        }
+    }
+
+    fn adopt(&self, server: &Server, pid: Pid, connection: Owned) {
+        // Nobody else reaps this child, unless the program waits for any: its number is good until then.
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
+        let mut state = self.state();
+        state.no_fork_until = None;
+        state.running += 1;
+        let Some(place) = state.children.iter().position(Option::is_none) else { return };
+        let watched = pidfd.as_ref().is_some_and(|pidfd| {
+            let token = Token::Child(u32::try_from(place).unwrap_or(u32::MAX));
+            epoll::add(server.epoll(), pidfd, token.into(), EventFlags::IN).is_ok()
+        });
+        if let Some(free) = state.children.get_mut(place) {
+            *free = Some(Child { pid, pidfd: pidfd.filter(|_| watched), connection });
+        }
+    }
+
+    fn no_fork(&self, server: &Server, connection: Owned, errno: Errno) {
+        let mut state = self.state();
+        // Its place is still there: it was taken out of the queue a moment ago.
+        state.waiting.push_front(connection);
+        let first = state.no_fork_until.is_none();
+        state.no_fork_until = Some(Deadline::after(REST));
+        drop(state);
+        if first {
+            let line = format_args!(
+                "{}; connections wait for a free process (limits: `ulimit -u`, TasksMax= of systemd, pids.max)",
+                Error::system("fork", errno)
+            );
+            server.report(Level::Warning, c"processes_used_up", line);
+        }
+    }
+
+    /// When something has to be looked after without an event.
+    pub fn next_look(&self) -> Deadline {
+        let state = self.state();
+        let fork = state.no_fork_until.filter(|_| !state.waiting.is_empty()).unwrap_or(Deadline::NEVER);
+        let unwatched = state.children.iter().flatten().any(|child| child.pidfd.is_none());
+        if unwatched { Deadline::after(REST).earlier(fork) } else { fork }
+    }
+
+    /// Looks after the child at a place, which has ended.
+    pub fn on_event(&self, server: &Arc<Server>, place: u32) {
+        self.reap(server, place as usize);
+        self.staff(server);
+    }
+
+    /// Looks after the children whose end makes no event.
+    pub fn look_after_unwatched(&self, server: &Arc<Server>) {
+        let places = self.state().children.len();
+        for place in 0..places {
+            let unwatched = self
+                .state()
+                .children
+                .get(place)
+                .is_some_and(|child| child.as_ref().is_some_and(|child| child.pidfd.is_none()));
+            if unwatched {
+                self.reap(server, place);
+            }
+        }
+        self.staff(server);
+    }
+
+    fn reap(&self, server: &Server, place: usize) {
+        let mut state = self.state();
+        let Some(slot) = state.children.get_mut(place) else { return };
+        let Some(pid) = slot.as_ref().map(|child| child.pid) else { return };
+        let end = process::reap(pid);
+        if end == End::Running {
+            return;
+        }
+        let Some(child) = slot.take() else { return };
+        state.running -= 1;
+        drop(state);
+        if let Some(pidfd) = &child.pidfd {
+            let _ = epoll::delete(server.epoll(), pidfd);
+        }
+        match end {
+            End::Exited(status) if status != 0 => server.handler_failed(format_args!("exit status {status}")),
+            End::Signalled(signal) => server.handler_failed(format_args!("signal {signal}")),
+            _ => return child.connection.end(Ending::Close),
+        }
+        // The reply is not whole: the client must be able to tell.
+        child.connection.end(Ending::Abort);
+    }
+
+    /// Ends all children, and turns away those who wait, at the end of the drain time.
+    pub fn kill(&self) {
+        loop {
+            let Some(work) = self.state().waiting.pop_front() else { break };
+            work.end(Ending::Abort);
+        }
+        for child in self.state().children.iter().flatten() {
+            let _ = kill_process(child.pid, Signal::KILL);
+        }
+    }
+
+    /// In a child: closes its copies of its siblings' descriptors, without a lock that its parent may have held.
+    fn close_copies(&self) {
+        if let Ok(state) = self.0.try_lock() {
+            for child in state.children.iter().flatten() {
+                if let Ok(socket) = sys::borrow(child.connection.descriptor(), "child") {
+                    drop(sys::own(socket));
+                }
+                if let Some(pidfd) = &child.pidfd {
+                    drop(sys::own(pidfd.as_fd()));
+                }
+            }
+            for waiting in &state.waiting {
+                if let Ok(socket) = sys::borrow(waiting.descriptor(), "child") {
+                    drop(sys::own(socket));
+                }
+            }
+        }
+    }
+}
+
+/// A child's whole life: the handler, and nothing of the server's.
+fn run_child(server: &Arc<Server>, connection: Owned) -> ! {
+    signal::ignore_stop_signals();
+    if let Some(children) = server.children() {
+        children.close_copies();
+    }
+    server.close_copies();
+    server.restore_mask_for_child();
+    let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        connection.serve_in_child(|id| server.handle(id));
+    }));
+    // A handler's panic ends like a crash: the parent counts it and resets the connection.
+    process::exit(if whole.is_ok() { 0 } else { 101 });
+}

@@ -1,0 +1,567 @@
+//! A connection that is being served: its slot, the calls on it, and its end.
+
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+
+use super::table::{self, ConnectionId, Index, State};
+use super::{Options, Server, counters, transfer};
+use crate::accept::Peer;
+use crate::deadline::{self, Deadline};
+use crate::error::{Code, Error, Result};
+use crate::sys::fork;
+use crate::text::Text;
+use crate::{address, listen, sys};
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Ending {
+    /// In order: what was written arrives.
+    Close = 0,
+    /// By a reset.
+    Abort = 1,
+    /// Somebody else owns the descriptor now.
+    Detach = 2,
+}
+
+/// A limit that is not there.
+const NO_LIMIT: u32 = 0;
+
+/// What the table keeps of a connection. All of it is atomic or locked, so that any thread may look at any time.
+#[derive(Debug)]
+pub struct Slot {
+    pub(super) state: State,
+    pub(super) index: Index,
+    pub(super) next_free: Index,
+    fd: AtomicI32,
+    ending: AtomicU8,
+    /// Set once the end of the stream was read: closing then destroys nothing.
+    at_end: AtomicU8,
+    /// Set when the end of the drain time has reset the connection.
+    cut: AtomicU8,
+    /// Set where no handler's thread holds the owner's pin: the connection was accepted by hand.
+    by_hand: AtomicU8,
+    user: AtomicUsize,
+    /// The inode of the socket, once its descriptor was shown to the program, which may have closed it by mistake.
+    exposed: AtomicU64,
+    opened: AtomicU64,
+    read_ms: AtomicU32,
+    write_ms: AtomicU32,
+    idle_ms: AtomicU32,
+    server_idle_ms: AtomicU32,
+    lifetime_ms: AtomicU32,
+    pub(super) bytes_in: AtomicU64,
+    pub(super) bytes_out: AtomicU64,
+    peer: Mutex<PeerAddress>,
+    server: Mutex<Option<Arc<Server>>>,
+}
+
+#[derive(Debug, Default)]
+enum PeerAddress {
+    #[default]
+    Unknown,
+    Internet(SocketAddr),
+    /// The kernel keeps it for as long as the socket is open.
+    Unix,
+}
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self {
+            state: State::default(),
+            index: Index::new(0),
+            next_free: Index::new(0),
+            fd: AtomicI32::new(-1),
+            ending: AtomicU8::new(0),
+            at_end: AtomicU8::new(0),
+            cut: AtomicU8::new(0),
+            by_hand: AtomicU8::new(0),
+            user: AtomicUsize::new(0),
+            exposed: AtomicU64::new(0),
+            opened: AtomicU64::new(0),
+            read_ms: AtomicU32::new(NO_LIMIT),
+            write_ms: AtomicU32::new(NO_LIMIT),
+            idle_ms: AtomicU32::new(NO_LIMIT),
+            server_idle_ms: AtomicU32::new(NO_LIMIT),
+            lifetime_ms: AtomicU32::new(NO_LIMIT),
+            bytes_in: AtomicU64::new(0),
+            bytes_out: AtomicU64::new(0),
+            peer: Mutex::new(PeerAddress::Unknown),
+            server: Mutex::new(None),
+        }
+    }
+}
+
+fn milliseconds(time: Option<Duration>) -> u32 {
+    time.map_or(NO_LIMIT, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1))
+}
+
+fn limit(milliseconds: &AtomicU32) -> Option<Duration> {
+    match milliseconds.load(Ordering::Relaxed) {
+        NO_LIMIT => None,
+        limit => Some(Duration::from_millis(u64::from(limit))),
+    }
+}
+
+/// A connection that was accepted, and whose owner this is: who holds it ends it.
+#[derive(Debug)]
+pub struct Owned {
+    slot: &'static Slot,
+    id: ConnectionId,
+}
+
+impl Owned {
+    /// Gives an accepted descriptor a number. Where there is none left the client is reset.
+    pub fn open(server: &Arc<Server>, fd: OwnedFd, peer: &Peer, by_hand: bool) -> Option<Self> {
+        use std::os::fd::IntoRawFd;
+        let Some((id, slot)) = table::take() else {
+            sys::socket::reset(std::os::fd::AsFd::as_fd(&fd));
+            return None;
+        };
+        slot.fill(server.options());
+        slot.by_hand.store(u8::from(by_hand), Ordering::Relaxed);
+        *slot.peer.lock().unwrap_or_else(PoisonError::into_inner) = match peer.socket_address() {
+            None => PeerAddress::Unknown,
+            Some(address) => address.clone().try_into().map_or(PeerAddress::Unix, PeerAddress::Internet),
+        };
+        *slot.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(server));
+        slot.fd.store(fd.into_raw_fd(), Ordering::Relaxed);
+        slot.state.open(id);
+        server.connection_opened();
+        Some(Self { slot, id })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ConnectionId {
+        self.id
+    }
+
+    /// The descriptor's number.
+    pub fn descriptor(&self) -> RawFd {
+        self.slot.fd.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, unless the program has begun to do so, and lets it go.
+    pub fn end(self, ending: Ending) {
+        if !self.slot.state.close().closing {
+            self.slot.ending.store(ending as u8, Ordering::Relaxed);
+        }
+        self.slot.leave();
+    }
+
+    /// Runs `handler` with the connection found without a lock on this thread. `None` if the handler has closed it.
+    pub fn serve(self, handler: impl FnOnce(ConnectionId)) -> Option<Self> {
+        let current = Current { id: self.id.number(), epoch: fork::epoch(), slot: Some(self.slot), gone: false };
+        let outer = CURRENT.replace(current);
+        handler(self.id);
+        let gone = CURRENT.replace(outer).gone;
+        (!gone).then_some(self)
+    }
+}
+
+/// The connection whose handler runs on this thread.
+#[derive(Clone, Copy)]
+struct Current {
+    id: u64,
+    epoch: u64,
+    slot: Option<&'static Slot>,
+    /// Set when the handler itself has ended the connection, and with it its owner's hold.
+    gone: bool,
+}
+
+thread_local! {
+    // No destructor and no allocation, so it can be read at any time.
+    static CURRENT: Cell<Current> = const { Cell::new(Current { id: 0, epoch: 0, slot: None, gone: false }) };
+}
+
+/// The connection that a child process was made for: its parent's number stays good there.
+static CHILDS_OWN: AtomicU64 = AtomicU64::new(0);
+
+/// Whether this thread runs a handler of that server.
+pub fn is_in_handler_of(server: &Server) -> bool {
+    let current = CURRENT.get();
+    let slot = current.slot.filter(|_| current.epoch == fork::epoch());
+    slot.is_some_and(|slot| slot.server().is_some_and(|own| std::ptr::eq(Arc::as_ptr(&own), server)))
+}
+
+impl Slot {
+    fn fill(&self, options: &Options) {
+        self.ending.store(Ending::Close as u8, Ordering::Relaxed);
+        self.at_end.store(0, Ordering::Relaxed);
+        self.cut.store(0, Ordering::Relaxed);
+        self.user.store(0, Ordering::Relaxed);
+        self.exposed.store(0, Ordering::Relaxed);
+        self.bytes_in.store(0, Ordering::Relaxed);
+        self.bytes_out.store(0, Ordering::Relaxed);
+        self.read_ms.store(milliseconds(options.read_timeout), Ordering::Relaxed);
+        self.write_ms.store(milliseconds(options.write_timeout), Ordering::Relaxed);
+        self.idle_ms.store(milliseconds(options.idle_timeout), Ordering::Relaxed);
+        self.server_idle_ms.store(milliseconds(options.idle_timeout), Ordering::Relaxed);
+        self.lifetime_ms.store(milliseconds(options.lifetime), Ordering::Relaxed);
+        if options.lifetime.is_some() {
+            self.opened.store(deadline::clock(), Ordering::Relaxed);
+        }
+    }
+
+    fn server(&self) -> Option<Arc<Server>> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn socket(&self) -> Result<BorrowedFd<'static>> {
+        sys::borrow(self.fd.load(Ordering::Relaxed), "connection")
+    }
+
+    /// Lets go of a pin, and finishes the connection where it was the last one.
+    fn leave(&self) {
+        if self.state.unpin() {
+            self.finish();
+        }
+    }
+
+    /// Nobody uses the descriptor any more: ends it as was said, and frees the slot.
+    fn finish(&self) {
+        let fd = self.fd.swap(-1, Ordering::Relaxed);
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (bytes_in, bytes_out) =
+            (self.bytes_in.swap(0, Ordering::Relaxed), self.bytes_out.swap(0, Ordering::Relaxed));
+        let ending = self.ending.load(Ordering::Relaxed);
+        let at_end = self.at_end.load(Ordering::Relaxed) != 0;
+        let was_cut = self.cut.load(Ordering::Relaxed) != 0;
+        let socket = self.take_socket(fd, ending, server.as_deref());
+        table::give_back(self);
+        let Some(server) = server else { return };
+        counters::add(&server.counters().bytes_in, bytes_in);
+        counters::add(&server.counters().bytes_out, bytes_out);
+        match socket {
+            Some(socket) if ending == Ending::Abort as u8 => abort(socket),
+            Some(socket) if !at_end => server.linger(socket),
+            // Dropping it closes it: its peer has sent all that it will.
+            closed => drop(closed),
+        }
+        server.connection_finished(was_cut);
+    }
+
+    /// The descriptor if it is still the connection's. A program that closed it by mistake may have been given the
+    /// same number for something else, which is left alone.
+    fn take_socket(&self, fd: RawFd, ending: u8, server: Option<&Server>) -> Option<OwnedFd> {
+        if ending == Ending::Detach as u8 {
+            return None;
+        }
+        let socket = sys::borrow(fd, "connection").ok()?;
+        let exposed = self.exposed.load(Ordering::Relaxed);
+        if exposed != 0 && inode(socket) != Some(exposed) {
+            if let Some(server) = server {
+                server.report_foreign_close(fd);
+            }
+            return None;
+        }
+        Some(sys::own(socket))
+    }
+
+    /// Whether the slot holds an open connection of that server.
+    pub fn is_of(&self, server: &Server) -> bool {
+        let own = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        own.as_ref().is_some_and(|own| std::ptr::eq(Arc::as_ptr(own), server))
+    }
+
+    /// Breaks the connection off at the end of the drain time. True where there was one.
+    pub fn cut(&self, server: &Server) -> bool {
+        let id = ConnectionId::of_slot(self);
+        if !self.is_of(server) || !self.state.pin(id) {
+            return false;
+        }
+        self.cut.store(1, Ordering::Relaxed);
+        self.ending.store(Ending::Abort as u8, Ordering::Relaxed);
+        if let Ok(socket) = self.socket() {
+            sys::socket::reset(socket);
+        }
+        if self.by_hand.load(Ordering::Relaxed) != 0 && !self.state.close().closing {
+            // Nobody else would let go of the owner's hold.
+            self.leave();
+        }
+        self.leave();
+        true
+    }
+}
+
+impl ConnectionId {
+    fn of_slot(slot: &Slot) -> Self {
+        table::id(slot.state.generation(), slot.index.load(Ordering::Relaxed))
+    }
+}
+
+fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
+    rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
+}
+
+/// Closes by a reset.
+fn abort(socket: OwnedFd) {
+    let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
+}
+
+/// A connection for the time of one call: its descriptor stays open.
+pub struct Connection {
+    slot: &'static Slot,
+    /// How the call holds on to it.
+    hold: Hold,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// By a pin of its own.
+    Pin,
+    /// By being the thread of the handler, whose pin lasts.
+    Handler,
+    /// By being a process that was made for this connection.
+    Child,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if self.hold == Hold::Pin {
+            self.slot.leave();
+        }
+    }
+}
+
+impl Connection {
+    /// The connection of a number. On the thread of its handler that takes no lock.
+    pub fn find(id: ConnectionId, function: &'static str) -> Result<Self> {
+        let current = CURRENT.get();
+        let childs_own = CHILDS_OWN.load(Ordering::Relaxed) == id.number() && id.number() != 0;
+        if current.id == id.number() && current.epoch == fork::epoch() {
+            let hold = if childs_own { Hold::Child } else { Hold::Handler };
+            let open = current.slot.filter(|slot| !current.gone && slot.state.is_open(id));
+            return open.map(|slot| Self { slot, hold }).ok_or_else(|| gone(function));
+        }
+        if childs_own && CHILDS_EPOCH.load(Ordering::Relaxed) == fork::epoch() {
+            let slot = CHILDS_SLOT.get().copied().filter(|slot| slot.state.is_open(id));
+            return slot.map(|slot| Self { slot, hold: Hold::Child }).ok_or_else(|| gone(function));
+        }
+        if id.is_of_ancestor() {
+            return Err(Error::new(
+                Code::Forked,
+                function,
+                format_args!("the connection belongs to the parent process"),
+            )
+            .hint(format_args!("pass the descriptor to the child before fork(2), with oyez_conn_detach()")));
+        }
+        let slot = table::slot_of(id).filter(|slot| slot.state.pin(id)).ok_or_else(|| gone(function))?;
+        Ok(Self { slot, hold: Hold::Pin })
+    }
+
+    /// The descriptor, for the program to use; the server's timeouts are set on it.
+    pub fn expose(&self) -> Result<RawFd> {
+        let socket = self.slot.socket()?;
+        if let Some(inode) = inode(socket) {
+            self.slot.exposed.store(inode, Ordering::Relaxed);
+        }
+        for (name, other) in [(libc::SO_RCVTIMEO, &self.slot.read_ms), (libc::SO_SNDTIMEO, &self.slot.write_ms)] {
+            let time = [limit(other), limit(&self.slot.idle_ms)].into_iter().flatten().min();
+            if let Some(time) = time {
+                let milliseconds = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                let _ = sys::socket::set_time_option(socket, name, milliseconds);
+            }
+        }
+        Ok(socket.as_raw_fd())
+    }
+
+    /// The client's address.
+    pub fn peer(&self) -> Result<Text> {
+        match &*self.slot.peer.lock().unwrap_or_else(PoisonError::into_inner) {
+            PeerAddress::Unknown => Ok(Text::new()),
+            PeerAddress::Internet(address) => Ok(address::display_ip(address)),
+            PeerAddress::Unix => listen::peer_address(self.slot.socket()?).or_else(|_| Ok(Text::from("unix:"))),
+        }
+    }
+
+    /// The address at which it arrived.
+    pub fn local(&self) -> Result<Text> {
+        listen::local_address(self.slot.socket()?)
+    }
+
+    /// Keeps a word of the program's.
+    pub fn set_user(&self, user: usize) {
+        self.slot.user.store(user, Ordering::Release);
+    }
+
+    /// That word.
+    pub fn user(&self) -> usize {
+        self.slot.user.load(Ordering::Acquire)
+    }
+
+    /// Sets how long the connection may be silent: -1 for ever, 0 as the server says.
+    pub fn set_idle_timeout(&self, milliseconds: i32) -> Result<()> {
+        let idle = match milliseconds {
+            -1 => NO_LIMIT,
+            0 => self.slot.server_idle_ms.load(Ordering::Relaxed),
+            1.. => milliseconds.unsigned_abs(),
+            _ => {
+                let cause = format_args!("idle_ms is {milliseconds}, less than -1");
+                return Err(Error::invalid("oyez_conn_set_timeout", cause));
+            }
+        };
+        self.slot.idle_ms.store(idle, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Reads what there is.
+    pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> Result<usize> {
+        let limits = self.limits(&self.slot.read_ms);
+        let length = self.judge(transfer::read(self.slot.socket()?, buffer, &limits))?;
+        self.note_read(length, buffer.len());
+        Ok(length)
+    }
+
+    /// Reads one line into `line` and puts a NUL behind it.
+    pub fn read_line(&self, line: &mut [MaybeUninit<u8>]) -> Result<usize> {
+        let limits = self.limits(&self.slot.read_ms);
+        let socket = self.slot.socket()?;
+        let outcome = transfer::read_line(socket, line, &limits, |length| self.note_read(length, usize::MAX));
+        self.judge(outcome)
+    }
+
+    fn note_read(&self, length: usize, asked: usize) {
+        if length == 0 && asked > 0 {
+            self.slot.at_end.store(1, Ordering::Relaxed);
+        }
+        self.slot.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
+    }
+
+    /// Writes all of it.
+    pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        let limits = self.limits(&self.slot.write_ms);
+        self.judge(transfer::write(self.slot.socket()?, bytes, &limits))?;
+        self.slot.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Until when a call may wait, and what else may end it.
+    fn limits(&self, other: &AtomicU32) -> transfer::Limits {
+        let lifetime = limit(&self.slot.lifetime_ms).map(|lifetime| {
+            let end = self.slot.opened.load(Ordering::Relaxed).saturating_add(lifetime.as_nanos() as u64);
+            deadline::clock_left(end)
+        });
+        let shortest = [limit(other), limit(&self.slot.idle_ms), lifetime].into_iter().flatten().min();
+        // On the server's own thread nobody else could end a wait when the drain time is over.
+        let server =
+            if self.hold == Hold::Handler { self.slot.server().filter(|server| server.is_sequential()) } else { None };
+        transfer::Limits { deadline: Deadline::after_optional(shortest), server }
+    }
+
+    /// Says what a failed transfer means for this connection.
+    fn judge<T>(&self, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| {
+            let stopped = error.code() == Code::Stopped;
+            if stopped
+                && self.slot.cut.swap(1, Ordering::Relaxed) == 0
+                && let Some(server) = self.slot.server()
+            {
+                counters::add(&server.counters().cut, 1);
+            }
+            if stopped || self.slot.cut.load(Ordering::Relaxed) != 0 {
+                self.slot.ending.store(Ending::Abort as u8, Ordering::Relaxed);
+                return error.with_code(Code::Stopped).because(format_args!("the server's drain time is over"));
+            }
+            if error.code() == Code::TimedOut
+                && let Some(server) = self.slot.server()
+            {
+                counters::add(&server.counters().timeouts, 1);
+            }
+            error
+        })
+    }
+
+    /// Closes without losing what was written.
+    pub fn close(self) -> Result<()> {
+        self.finish(Ending::Close, "oyez_conn_close")
+    }
+
+    /// Resets.
+    pub fn abort(self) -> Result<()> {
+        self.finish(Ending::Abort, "oyez_conn_abort")
+    }
+
+    fn finish(self, ending: Ending, function: &'static str) -> Result<()> {
+        let before = self.slot.state.close();
+        if before.closing {
+            return Err(gone(function));
+        }
+        self.slot.ending.store(ending as u8, Ordering::Relaxed);
+        let own_pins = self.own_pins();
+        // Others are in the middle of a call: they must notice. And a child's parent has the descriptor as well.
+        if before.pins > own_pins || self.hold == Hold::Child {
+            let socket = self.slot.socket()?;
+            match (ending, self.hold) {
+                (Ending::Abort, _) => sys::socket::reset(socket),
+                (_, Hold::Child) => drop(rustix::net::shutdown(socket, Shutdown::Write)),
+                _ => drop(rustix::net::shutdown(socket, Shutdown::Both)),
+            }
+        }
+        self.release_owner();
+        Ok(())
+    }
+
+    /// The descriptor, which is the caller's from now on.
+    pub fn detach(self) -> Result<OwnedFd> {
+        let socket = self.slot.socket()?;
+        if self.slot.state.close_if_unused(self.own_pins()).is_none() {
+            return Err(Error::system("oyez_conn_detach", Errno::BUSY)
+                .with_code(Code::InvalidArgument)
+                .because(format_args!("another thread is in a call on the connection")));
+        }
+        self.slot.ending.store(Ending::Detach as u8, Ordering::Relaxed);
+        self.release_owner();
+        Ok(sys::own(socket))
+    }
+
+    /// How many pins are this call's own, or its connection's owner's where that waits for nobody else.
+    fn own_pins(&self) -> u64 {
+        let owner_waits_for_this = self.slot.by_hand.load(Ordering::Relaxed) != 0;
+        u64::from(self.hold == Hold::Pin) + u64::from(owner_waits_for_this || self.hold != Hold::Pin)
+    }
+
+    /// Lets go of the owner's hold, where it is this call's to let go.
+    fn release_owner(&self) {
+        match self.hold {
+            Hold::Handler => {
+                CURRENT.set(Current { gone: true, ..CURRENT.get() });
+                self.slot.leave();
+            }
+            Hold::Pin if self.slot.by_hand.load(Ordering::Relaxed) != 0 => self.slot.leave(),
+            // A handler on another thread lets go when it returns; a child's parent when the child is gone.
+            Hold::Pin | Hold::Child => {}
+        }
+    }
+}
+
+fn gone(function: &'static str) -> Error {
+    Error::new(Code::Closed, function, format_args!("the connection is closed"))
+}
+
+/// The slot and process behind [`CHILDS_OWN`].
+static CHILDS_SLOT: std::sync::OnceLock<&'static Slot> = std::sync::OnceLock::new();
+static CHILDS_EPOCH: AtomicU64 = AtomicU64::new(0);
+
+impl Owned {
+    /// Makes this connection the one that this process was made for, and runs its handler.
+    pub fn serve_in_child(self, handler: impl FnOnce(ConnectionId)) {
+        let _ = CHILDS_SLOT.set(self.slot);
+        CHILDS_EPOCH.store(fork::epoch(), Ordering::Relaxed);
+        CHILDS_OWN.store(self.id.number(), Ordering::Relaxed);
+        let bytes = self.slot;
+        self.serve(handler);
+        if let Some(server) = bytes.server() {
+            counters::add(&server.counters().bytes_in, bytes.bytes_in.load(Ordering::Relaxed));
+            counters::add(&server.counters().bytes_out, bytes.bytes_out.load(Ordering::Relaxed));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! How a server serves.
+
+use std::time::Duration;
+
+use super::Log;
+
+/// Where handlers run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Model {
+    /// On a bounded pool of threads.
+    #[default]
+    Threads,
+    /// On the thread that runs the server, one connection at a time.
+    Sequential,
+    /// In a child process for each connection.
+    Processes,
+}
+
+/// The most handlers that run at once, where the program names no number.
+const WORKERS: u32 = 256;
+
+/// What `include/oyez.h` documents as `oyez_server_options`.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Options {
+    pub model: Model,
+    pub workers: Option<u32>,
+    pub idle_timeout: Option<Duration>,
+    pub read_timeout: Option<Duration>,
+    pub write_timeout: Option<Duration>,
+    pub lifetime: Option<Duration>,
+    /// `None` waits for all.
+    pub drain: Option<Duration>,
+    pub stop_on_signals: bool,
+    pub log: Option<Log>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model: Model::default(),
+            workers: None,
+            idle_timeout: None,
+            read_timeout: None,
+            write_timeout: None,
+            lifetime: None,
+            // Shorter than what service managers grant (docker stop: 10 s).
+            drain: Some(Duration::from_secs(5)),
+            stop_on_signals: false,
+            log: None,
+        }
+    }
+}
+
+impl Options {
+    /// How many handlers may run at once.
+    pub fn workers(&self) -> usize {
+        match self.model {
+            Model::Sequential => 1,
+            Model::Threads | Model::Processes => self.workers.unwrap_or(WORKERS) as usize,
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! The loop of a server: a turn accepts, and looks after what has happened; a stop drains.
+
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, Event};
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+
+use super::connection::{self, Owned};
+use super::counters::add;
+use super::server::Phase;
+use super::token::Token;
+use super::{Level, Server, signals, table};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::hint;
+use crate::sys::signal::{self, NoSigpipe, STOP_SIGNALS, Signals};
+use crate::sys::socket;
+use crate::sys::thread::{self, Main};
+
+/// How many connections one turn accepts before others get their turn.
+const ACCEPTS: usize = 64;
+
+/// How long handlers whose connections were cut get to return.
+const GRACE: Duration = Duration::from_millis(250);
+
+impl Server {
+    /// Runs until stopped and drained, on this thread.
+    pub fn run(self: &Arc<Self>) -> Result<()> {
+        self.begin("oyez_server_run")?;
+        self.run_to_the_end()
+    }
+
+    /// Runs on a thread of its own.
+    pub fn start(self: &Arc<Self>) -> Result<()> {
+        self.begin("oyez_server_start")?;
+        self.remember_mask(signal::block(Signals::of(&[])));
+        let mut blocked = Signals::asynchronous();
+        if self.options().stop_on_signals {
+            blocked.remove(&STOP_SIGNALS);
+        }
+        let mut life = self.life();
+        match thread::spawn::<Runner>(self, blocked) {
+            Ok(thread) => {
+                life.thread = Some(thread);
+                Ok(())
+            }
+            Err(errno) => {
+                life.phase = Phase::New;
+                Err(hint::for_limits(Error::system("pthread_create", errno)))
+            }
+        }
+    }
+
+    fn begin(&self, function: &'static str) -> Result<()> {
+        if self.is_by_hand() {
+            return Err(self.misuse(function, format_args!("it has no handler: accept with oyez_server_accept()")));
+        }
+        if self.listeners().len() == 0 {
+            return Err(self.misuse(function, format_args!("it listens nowhere: call oyez_server_listen() first")));
+        }
+        let mut life = self.life();
+        match life.phase {
+            Phase::New => life.phase = Phase::Running,
+            Phase::Running => return Err(self.misuse(function, format_args!("it runs already"))),
+            Phase::Ended => {
+                return Err(Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")));
+            }
+        }
+        Ok(())
+    }
+
+    fn run_to_the_end(self: &Arc<Self>) -> Result<()> {
+        let outcome = self.run_heeding_signals();
+        self.set_phase(Phase::Ended);
+        if self.slot().is_closed_by_handler() {
+            self.slot().release();
+        }
+        outcome
+    }
+
+    fn run_heeding_signals(self: &Arc<Self>) -> Result<()> {
+        if self.options().stop_on_signals {
+            self.slot().heed_signals(Some(self.options().drain));
+        }
+        let before = signal::block(Signals::of(&[]));
+        let heeded = if self.options().stop_on_signals { Some(signals::heed()) } else { None };
+        let outcome = match heeded.transpose() {
+            Err(error) => Err(error),
+            Ok(_heeded) => {
+                if !self.runs_on_own_thread() {
+                    self.remember_mask(before);
+                }
+                let _no_sigpipe = self.is_sequential().then(NoSigpipe::new);
+                self.loop_until_drained()
+            }
+        };
+        self.slot().heed_signals(None);
+        outcome
+    }
+
+    fn runs_on_own_thread(&self) -> bool {
+        self.life().thread.is_some()
+    }
+
+    fn loop_until_drained(self: &Arc<Self>) -> Result<()> {
+        let looped = self.loop_until_stopped();
+        self.drain();
+        match (looped, self.take_failure()) {
+            (Err(error), _) | (Ok(()), Some(error)) => Err(error),
+            (Ok(()), None) => Ok(()),
+        }
+    }
+
+    fn loop_until_stopped(self: &Arc<Self>) -> Result<()> {
+        while self.slot().stop().is_none() {
+            let more = self.accept_some();
+            self.watch_listeners();
+            let wait = if more { Deadline::after(Duration::ZERO) } else { Deadline::NEVER };
+            self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
+        }
+        Ok(())
+    }
+
+    /// Accepts what there is room for; true where more may be waiting.
+    fn accept_some(self: &Arc<Self>) -> bool {
+        for _ in 0..ACCEPTS {
+            if !self.may_accept() {
+                return false;
+            }
+            match self.accept_any() {
+                Some(connection) => self.dispatch(connection),
+                None => return false,
+            }
+        }
+        true
+    }
+
+    fn may_accept(&self) -> bool {
+        self.slot().stop().is_none() && !self.is_paused() && self.has_room()
+    }
+
+    /// For a thread of the pool that has become free while all were busy.
+    pub(super) fn accept_for_free_thread(self: &Arc<Self>) -> Option<Owned> {
+        if self.slot().stop().is_some() || self.is_paused() {
+            return None;
+        }
+        self.listeners().set_all_ready();
+        self.accept_any()
+    }
+
+    fn has_room(&self) -> bool {
+        match (self.pool(), self.children()) {
+            (Some(pool), _) => pool.has_room(),
+            (_, Some(children)) => children.has_room(),
+            _ => true,
+        }
+    }
+
+    /// Gives a connection to its handler.
+    fn dispatch(self: &Arc<Self>, connection: Owned) {
+        match (self.pool(), self.children()) {
+            (Some(pool), _) => pool.give(self, connection),
+            (_, Some(children)) => children.give(self, connection),
+            _ => self.serve_one(connection),
+        }
+    }
+
+    /// Watches the listeners while accepting from them has a point: a ready one would make the loop spin otherwise.
+    pub(super) fn watch_listeners(&self) {
+        let watch = !self.is_paused() && self.shortage().rests().is_none() && self.has_room();
+        self.listeners().watch(watch, self.epoll());
+    }
+
+    /// Waits for something to happen, at most until `limit`, and looks after it.
+    pub(super) fn turn(self: &Arc<Self>, limit: Deadline) -> std::result::Result<(), Errno> {
+        let mut events = [MaybeUninit::<Event>::uninit(); 64];
+        let deadline = limit.earlier(self.next_look());
+        let happened = match epoll::wait(self.epoll(), &mut events, deadline.timespec().as_ref()) {
+            Ok((happened, _)) => happened,
+            Err(Errno::INTR) => &mut [],
+            Err(errno) => return Err(errno),
+        };
+        let mut children_ended = false;
+        for event in happened.iter() {
+            match Token::of(event.data) {
+                Token::Wake => drain_counter(self.waker()),
+                Token::Timer => self.timer().into_iter().for_each(drain_counter),
+                Token::Listener(number) => self.listeners().set_ready(number),
+                Token::Linger(number) => self.lingering().on_event(number, self.slot().stop().is_some()),
+                Token::Child(place) => {
+                    children_ended = true;
+                    self.children().into_iter().for_each(|children| children.on_event(self, place));
+                }
+            }
+        }
+        self.look_after(children_ended);
+        Ok(())
+    }
+
+    /// What is due although no event says so.
+    fn look_after(self: &Arc<Self>, children_ended: bool) {
+        self.lingering().expire();
+        if let Some(pool) = self.pool() {
+            pool.staff(self);
+        }
+        if let Some(children) = self.children()
+            && !children_ended
+        {
+            children.look_after_unwatched(self);
+        }
+    }
+
+    /// When something is due although no event will say so.
+    pub(super) fn next_look(&self) -> Deadline {
+        let pool = self.pool().map_or(Deadline::NEVER, super::pool::Pool::next_try);
+        let children = self.children().map_or(Deadline::NEVER, super::children::Children::next_look);
+        self.shortage().next_try().earlier(self.lingering().deadline()).earlier(pool).earlier(children)
+    }
+
+    /// Serves whom the kernel has connected, closes the listeners, lets connections finish, and cuts the rest.
+    fn drain(self: &Arc<Self>) {
+        let under_way = self.active();
+        let before = super::counters::value(&self.counters().drained);
+        self.listeners().set_all_ready();
+        let mut hastened = false;
+        loop {
+            let deadline = self.slot().stop().unwrap_or(Deadline::NEVER);
+            let closed = self.empty_queues();
+            if closed && !hastened {
+                hastened = true;
+                self.lingering().hasten(self.epoll(), |number| Token::Linger(number).into());
+            }
+            self.serve_those_who_wait();
+            if deadline.is_over() {
+                break;
+            }
+            if closed && self.is_drained() {
+                self.end_handlers(under_way, before, 0);
+                return;
+            }
+            if self.turn(deadline).is_err() {
+                break;
+            }
+        }
+        let cut = self.cut();
+        self.end_handlers(under_way, before, cut);
+    }
+
+    /// Accepts those that wait in the kernel's queues, and closes each listener whose queue was seen empty. True once
+    /// none is left.
+    fn empty_queues(self: &Arc<Self>) -> bool {
+        while let Some(connection) = self.accept_any() {
+            if self.is_sequential() {
+                let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                if turn.try_reserve(1).is_ok() {
+                    turn.push_back(connection);
+                    continue;
+                }
+                drop(turn);
+            }
+            self.dispatch(connection);
+        }
+        self.listeners().close_if(self.epoll(), |listener| !listener.is_ready())
+    }
+
+    /// In the sequential model those who were accepted for the stop are served one after another.
+    fn serve_those_who_wait(self: &Arc<Self>) {
+        loop {
+            let next = self.turn.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(connection) = next else { return };
+            if self.slot().stop().is_some_and(Deadline::is_over) {
+                let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+                turn.push_front(connection);
+                return;
+            }
+            self.serve_one(connection);
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        let quiet = match (self.pool(), self.children()) {
+            (Some(pool), _) => pool.is_quiet(),
+            (_, Some(children)) => children.is_quiet(),
+            _ => true,
+        };
+        quiet && self.active() == 0 && self.lingering().is_empty()
+    }
+
+    /// The drain time is over: resets what is unfinished. Returns how many that were.
+    pub(super) fn cut(self: &Arc<Self>) -> u64 {
+        // Those still in the kernel's queue are reset by the close; as many as can be accepted are counted.
+        while let Some(connection) = self.accept_any() {
+            self.turn.lock().unwrap_or_else(PoisonError::into_inner).push_back(connection);
+        }
+        self.listeners().close_if(self.epoll(), |_| true);
+        let cut = table::all().filter(|slot| slot.cut(self)).count() as u64;
+        add(&self.counters().cut, cut);
+        if let Some(pool) = self.pool() {
+            pool.dismiss_waiting();
+        }
+        if let Some(children) = self.children() {
+            children.kill();
+        }
+        loop {
+            let next = self.turn.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(connection) = next else { break };
+            connection.end(connection::Ending::Abort);
+        }
+        self.lingering().clear();
+        cut
+    }
+
+    /// Waits for handlers whose connections are gone, lets threads go, and reports how the stop went.
+    fn end_handlers(self: &Arc<Self>, under_way: usize, drained_before: u64, cut: u64) {
+        let grace = Deadline::after(GRACE);
+        if let Some(children) = self.children() {
+            while !children.is_quiet() && !grace.is_over() && self.turn(grace).is_ok() {}
+        }
+        let patience = if cut == 0 { Duration::from_secs(5) } else { GRACE };
+        let running = self.pool().map_or(0, |pool| pool.close(patience));
+        self.lingering().clear();
+        let drained = super::counters::value(&self.counters().drained).saturating_sub(drained_before);
+        let level = if cut == 0 && running == 0 { Level::Info } else { Level::Warning };
+        let line = format_args!(
+            "stopped: {under_way} connections were under way, {} finished, {cut} were reset, {running} handlers still run",
+            drained
+        );
+        self.report(level, c"stopped", line);
+    }
+
+    /// Waits on the server's own thread for a handler's connection, and notices a stop meanwhile.
+    pub(super) fn wait_in_handler(
+        &self,
+        connection: BorrowedFd<'_>,
+        what: PollFlags,
+        deadline: Deadline,
+    ) -> std::result::Result<(), Errno> {
+        loop {
+            let stop = self.slot().stop().unwrap_or(Deadline::NEVER);
+            if stop.is_over() {
+                socket::reset(connection);
+                return Err(Errno::CANCELED);
+            }
+            let waker = self.waker();
+            let mut polled = [PollFd::from_borrowed_fd(connection, what), PollFd::new(&waker, PollFlags::IN)];
+            match rustix::event::poll(&mut polled, deadline.earlier(stop).timespec().as_ref()) {
+                Err(Errno::INTR) => continue,
+                Err(errno) => return Err(errno),
+                Ok(_) => {}
+            }
+            let [connection, woken] = &polled;
+            if !connection.revents().is_empty() {
+                return Ok(());
+            }
+            if woken.revents().is_empty() {
+                if deadline.is_over() {
+                    return Err(Errno::AGAIN);
+                }
+            } else {
+                // The loop looks at everything after the handler, whether or not it is woken.
+                drain_counter(waker);
+            }
+        }
+    }
+}
+
+/// Empties an eventfd or a timerfd.
+pub(super) fn drain_counter(fd: BorrowedFd<'_>) {
+    let mut count = [0; 8];
+    let _ = rustix::io::read(fd, &mut count);
+}
+
+/// The thread of oyez_server_start().
+struct Runner;
+
+impl Main for Runner {
+    type Shared = Server;
+
+    fn main(server: Arc<Server>) {
+        if let Err(error) = server.run_to_the_end() {
+            server.report(Level::Error, c"server_failed", format_args!("{error}"));
+        }
+    }
+}

@@ -1,0 +1,449 @@
+//! A server: what it consists of, and what a program does with it.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::event::epoll::{self, CreateFlags, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
+
+use super::acceptor::Shortage;
+use super::children::Children;
+use super::connection::{Ending, Owned};
+use super::counters::{self, Counters, Snapshot, add, value};
+use super::linger::Linger;
+use super::listeners::Listeners;
+use super::pool::{self, Pool};
+use super::registry::{self, Slot};
+use super::token::Token;
+use super::{ConnectionId, Level, Model, Options, ServerId, connection, table};
+use crate::deadline::Deadline;
+use crate::error::{Code, Error, Result};
+use crate::listen::{self, Listener};
+use crate::sys::shared::Shared;
+use crate::sys::signal::{self, Signals};
+use crate::sys::thread::Thread;
+use crate::{hint, sys};
+
+/// Serves one connection. It runs on whichever thread the model says, on several at once.
+pub struct Handler(Box<dyn Fn(ConnectionId) + Send + Sync>);
+
+impl Handler {
+    /// This function.
+    pub fn new(function: impl Fn(ConnectionId) + Send + Sync + 'static) -> Self {
+        Self(Box::new(function))
+    }
+}
+
+/// A server. Programs hold its number; this is found by it.
+pub struct Server {
+    slot: &'static Slot,
+    number: i32,
+    options: Options,
+    handler: Option<Handler>,
+    epoll: OwnedFd,
+    wake: OwnedFd,
+    /// For a foreign loop that polls the epoll descriptor: makes it readable when a time is over.
+    timer: Option<OwnedFd>,
+    listeners: Listeners,
+    counters: Shared<Counters>,
+    shortage: Shortage,
+    linger: Linger,
+    pool: Option<Pool>,
+    children: Option<Children>,
+    paused: AtomicBool,
+    /// Connections that are not over; those that linger are not among them.
+    active: AtomicUsize,
+    /// Handlers of the sequential model that wait for their turn.
+    pub(super) turn: Mutex<std::collections::VecDeque<Owned>>,
+    life: Mutex<Life>,
+    ended: Condvar,
+    /// Why the server has to end, where that is not by a stop.
+    failure: Mutex<Option<Error>>,
+    /// The signal mask that the program had, for children.
+    mask: Mutex<Option<Signals>>,
+}
+
+/// What a server is doing.
+#[derive(Default)]
+pub(super) struct Life {
+    pub(super) phase: Phase,
+    /// The thread of oyez_server_start(), to be joined.
+    pub(super) thread: Option<Thread>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Phase {
+    #[default]
+    New,
+    Running,
+    Ended,
+}
+
+impl Server {
+    /// Makes a server and gives it a number.
+    pub fn create(handler: Option<Handler>, options: Options) -> Result<ServerId> {
+        registry::register(|id, slot| Ok(Arc::new(Self::make(handler, options, id, slot)?)))
+    }
+
+    fn make(handler: Option<Handler>, options: Options, id: ServerId, slot: &'static Slot) -> Result<Self> {
+        let failed = |operation| move |errno| hint::for_limits(Error::system(operation, errno));
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed("eventfd"))?;
+        epoll::add(&epoll, &wake, Token::Wake.into(), EventFlags::IN).map_err(failed("epoll_ctl"))?;
+        let timer = match handler {
+            Some(_) => None,
+            None => {
+                let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+                let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(failed("timerfd_create"))?;
+                epoll::add(&epoll, &timer, Token::Timer.into(), EventFlags::IN).map_err(failed("epoll_ctl"))?;
+                Some(timer)
+            }
+        };
+        let (mut pool, mut children) = (None, None);
+        match options.model {
+            _ if handler.is_none() => {}
+            Model::Threads => pool = Some(pool::for_workers(options.workers())?),
+            Model::Processes => children = Some(Children::new(options.workers())?),
+            Model::Sequential => {}
+        }
+        Ok(Self {
+            slot,
+            number: id.number(),
+            handler,
+            epoll,
+            wake,
+            timer,
+            listeners: Listeners::default(),
+            counters: counters::shared().map_err(failed("mmap"))?,
+            shortage: Shortage::default(),
+            linger: Linger::default(),
+            pool,
+            children,
+            paused: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            turn: Mutex::default(),
+            life: Mutex::default(),
+            ended: Condvar::new(),
+            failure: Mutex::default(),
+            mask: Mutex::default(),
+            options,
+        })
+    }
+
+    /// The server of a number.
+    pub fn find(id: ServerId, function: &'static str) -> Result<Arc<Self>> {
+        registry::find(id, function)
+    }
+
+    /// Listens at each address of a list, or at none. Returns the last listener's descriptor.
+    pub fn listen<'a>(&self, addresses: &'a [u8], options: &listen::Options<'a>) -> Result<RawFd> {
+        let mut options = options.clone();
+        options.nonblocking = listen::Switch::On;
+        let mut skipped = 0;
+        let listeners = listen::listen_all(addresses, &options, |error| {
+            skipped += 1;
+            self.report(Level::Warning, c"address_skipped", format_args!("optional address skipped: {error}"));
+        })?;
+        for listener in &listeners {
+            // The operator's text may have said otherwise, or the descriptor was passed in.
+            if let Err(error) = listen::check(listener.as_fd()) {
+                listeners.into_iter().for_each(Listener::close);
+                return Err(error);
+            }
+            let _ = listen::set_nonblocking(listener.as_fd(), true);
+        }
+        let descriptor = self.listeners.add(listeners, false, self.epoll.as_fd())?;
+        self.wake();
+        Ok(descriptor)
+    }
+
+    /// Takes over a descriptor that is listening already; on failure it stays the caller's.
+    pub fn adopt(&self, listener: RawFd) -> Result<RawFd> {
+        let socket = sys::borrow(listener, "oyez_server_adopt")?;
+        listen::check(socket)?;
+        let failed = |errno| Error::system("fcntl", errno);
+        rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
+        listen::set_nonblocking(socket, true).map_err(failed)?;
+        let outcome = self.listeners.adopt(socket, self.epoll.as_fd());
+        self.wake();
+        outcome
+    }
+
+    /// Accepts nothing for a while, or goes on.
+    pub fn pause(&self, paused: bool) -> Result<()> {
+        self.paused.store(paused, Ordering::Release);
+        self.listeners.set_all_ready();
+        if self.is_by_hand() {
+            self.watch_listeners();
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Asks a server to stop. Async-signal-safe.
+    pub fn stop(id: ServerId, drain: Option<Duration>) -> Result<()> {
+        registry::stop(id, drain)
+    }
+
+    /// Ends a server and gives everything back.
+    pub fn close(id: ServerId) -> Result<()> {
+        let server = registry::begin_close(id)?;
+        let from_its_own_handler = connection::is_in_handler_of(&server);
+        if server.slot.stop().is_none() {
+            server.slot.ask_to_stop_with(server.options.drain);
+        }
+        if from_its_own_handler {
+            // The server's loop gives the slot back when its handlers, this one among them, have returned.
+            server.give_thread_up();
+            return Ok(());
+        }
+        server.end();
+        server.slot.release();
+        Ok(())
+    }
+
+    /// What it has done, and what waits for it.
+    pub fn snapshot(&self) -> Snapshot {
+        let counters = &*self.counters;
+        let (queue, backlog, dropped) = self.listeners.kernel_view();
+        let open = || table::all().filter(|slot| slot.is_of(self));
+        Snapshot {
+            accepted: value(&counters.accepted),
+            active: self.active.load(Ordering::Acquire) as u64,
+            handler_failures: value(&counters.handler_failures),
+            accept_errors: value(&counters.accept_errors),
+            descriptor_pauses: value(&counters.descriptor_pauses),
+            drained: value(&counters.drained),
+            cut: value(&counters.cut),
+            bytes_in: value(&counters.bytes_in) + open().map(|slot| value(&slot.bytes_in)).sum::<u64>(),
+            bytes_out: value(&counters.bytes_out) + open().map(|slot| value(&slot.bytes_out)).sum::<u64>(),
+            timeouts: value(&counters.timeouts),
+            listeners: self.listeners.len() as u64,
+            queue,
+            backlog,
+            dropped,
+        }
+    }
+
+    /// Reports something to the program.
+    pub(super) fn report(&self, level: Level, event: &'static CStr, line: fmt::Arguments<'_>) {
+        if let Some(log) = &self.options.log {
+            log.write(level, event, line);
+        }
+    }
+
+    pub(super) fn report_foreign_close(&self, fd: RawFd) {
+        self.report(
+            Level::Error,
+            c"foreign_close",
+            format_args!("descriptor {fd} of a connection was closed by the program, not by oyez_conn_close()"),
+        );
+    }
+
+    /// Runs the handler, on this thread.
+    pub(super) fn handle(&self, id: ConnectionId) {
+        if let Some(handler) = &self.handler {
+            (handler.0)(id);
+        }
+    }
+
+    /// Serves a connection with the handler, on this thread, and ends it.
+    pub(super) fn serve_one(&self, connection: Owned) {
+        let mut whole = true;
+        let left = connection.serve(|id| {
+            // A handler in Rust may panic: that is one connection's end, not the server's.
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.handle(id))) {
+                std::mem::forget(payload);
+                whole = false;
+            }
+        });
+        if !whole {
+            self.handler_failed(format_args!("a panic"));
+        }
+        if let Some(connection) = left {
+            connection.end(if whole { Ending::Close } else { Ending::Abort });
+        }
+    }
+
+    pub(super) fn handler_failed(&self, how: fmt::Arguments<'_>) {
+        add(&self.counters.handler_failures, 1);
+        self.report(Level::Error, c"handler_crashed", format_args!("a handler ended by {how}; its client is reset"));
+    }
+
+    /// A thread of the pool is free again.
+    pub(super) fn handler_returned(&self) {
+        if self.slot.stop().is_some() {
+            self.wake();
+        }
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.active.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// A connection is over, and its descriptor closed or given away.
+    pub(super) fn connection_finished(&self, was_cut: bool) {
+        self.active.fetch_sub(1, Ordering::AcqRel);
+        let stopping = self.slot.stop().is_some();
+        if stopping && !was_cut {
+            add(&self.counters.drained, 1);
+        }
+        if self.shortage.relieve() || stopping {
+            self.wake();
+        }
+    }
+
+    /// Lets a connection linger until its last bytes have arrived.
+    pub(super) fn linger(&self, socket: OwnedFd) {
+        let first = self.linger.add(socket, self.epoll.as_fd(), |number| Token::Linger(number).into());
+        if first || self.slot.stop().is_some() {
+            self.wake();
+        }
+    }
+
+    pub(super) fn linger_evict(&self) -> bool {
+        self.linger.evict()
+    }
+
+    /// Ends the server because of a failure.
+    pub(super) fn fail(&self, error: Error) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.slot.ask_to_stop_with(self.options.drain);
+    }
+
+    pub(super) fn take_failure(&self) -> Option<Error> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Wakes the loop.
+    pub(super) fn wake(&self) {
+        sys::wake(&self.wake);
+    }
+
+    pub(super) fn wake_descriptor(&self) -> RawFd {
+        self.wake.as_raw_fd()
+    }
+
+    pub(super) fn waker(&self) -> BorrowedFd<'_> {
+        self.wake.as_fd()
+    }
+
+    pub(super) fn epoll(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    pub(super) fn timer(&self) -> Option<BorrowedFd<'_>> {
+        self.timer.as_ref().map(AsFd::as_fd)
+    }
+
+    pub(super) fn slot(&self) -> &'static Slot {
+        self.slot
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub(super) fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    pub(super) fn shortage(&self) -> &Shortage {
+        &self.shortage
+    }
+
+    pub(super) fn lingering(&self) -> &Linger {
+        &self.linger
+    }
+
+    pub(super) fn pool(&self) -> Option<&Pool> {
+        self.pool.as_ref()
+    }
+
+    pub(super) fn children(&self) -> Option<&Children> {
+        self.children.as_ref()
+    }
+
+    pub(super) fn active(&self) -> usize {
+        self.active.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_by_hand(&self) -> bool {
+        self.handler.is_none()
+    }
+
+    /// Whether handlers run on the loop's own thread.
+    pub(super) fn is_sequential(&self) -> bool {
+        self.handler.is_some() && self.options.model == Model::Sequential
+    }
+
+    pub(super) fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the end of the server's life.
+    pub(super) fn wait_for_end(&self, deadline: Deadline) -> bool {
+        let mut life = self.life();
+        while life.phase != Phase::Ended {
+            life = match deadline.left() {
+                None => self.ended.wait(life).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => return false,
+                Some(left) => self.ended.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.life().phase = phase;
+        self.ended.notify_all();
+    }
+
+    /// Remembers the program's signal mask, for children.
+    pub(super) fn remember_mask(&self, mask: Signals) {
+        *self.mask.lock().unwrap_or_else(PoisonError::into_inner) = Some(mask);
+    }
+
+    /// In a child: the signal mask of the program, with SIGPIPE blocked.
+    pub(super) fn restore_mask_for_child(&self) {
+        if let Ok(mask) = self.mask.try_lock()
+            && let Some(mask) = *mask
+        {
+            signal::restore(mask);
+        }
+        signal::block(Signals::of(&[libc::SIGPIPE]));
+    }
+
+    /// In a child: closes its copies of the server's descriptors.
+    pub(super) fn close_copies(&self) {
+        self.listeners.close_copies();
+        for fd in [Some(&self.epoll), Some(&self.wake), self.timer.as_ref()].into_iter().flatten() {
+            drop(sys::own(fd.as_fd()));
+        }
+    }
+
+    /// The error of a call that does not fit the server.
+    pub(super) fn misuse(&self, function: &'static str, cause: fmt::Arguments<'_>) -> Error {
+        Error::new(Code::InvalidArgument, function, format_args!("server {}: {cause}", self.number))
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Server({})", self.number)
+    }
+}

@@ -1,0 +1,114 @@
+//! Socket options and calls that rustix does not have.
+
+use std::ffi::c_int;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+
+/// Sets an option whose value is an int. See setsockopt(2).
+pub fn set_option(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> Result<(), Errno> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the value is an int of that length, read during the call.
+    let failed =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
+    check(failed)
+}
+
+/// Sets a time option such as SO_RCVTIMEO.
+pub fn set_time_option(socket: BorrowedFd<'_>, name: c_int, milliseconds: u64) -> Result<(), Errno> {
+    let seconds = libc::time_t::try_from(milliseconds / 1000).unwrap_or(libc::time_t::MAX);
+    let value = libc::timeval { tv_sec: seconds, tv_usec: (milliseconds % 1000 * 1000) as libc::suseconds_t };
+    let length = size_of::<libc::timeval>() as libc::socklen_t;
+    // SAFETY: the value is a timeval of that length, read during the call.
+    let failed =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), length) };
+    check(failed)
+}
+
+/// Binds a socket to an interface. See SO_BINDTODEVICE in socket(7).
+pub fn bind_to_device(socket: BorrowedFd<'_>, interface: &[u8]) -> Result<(), Errno> {
+    let length = libc::socklen_t::try_from(interface.len()).map_err(|_| Errno::INVAL)?;
+    // SAFETY: the name has that length and is read during the call.
+    let failed = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BINDTODEVICE, interface.as_ptr().cast(), length)
+    };
+    check(failed)
+}
+
+/// Reads an option into a value of plain data, of which an older kernel may fill the front alone.
+fn get_option<T: Copy + Default>(socket: BorrowedFd<'_>, level: c_int, name: c_int) -> Result<T, Errno> {
+    let mut value = T::default();
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the place has that length; the private callers ask for integers and arrays of them.
+    let failed = unsafe { libc::getsockopt(socket.as_raw_fd(), level, name, (&raw mut value).cast(), &raw mut length) };
+    check(failed).map(|()| value)
+}
+
+/// The accept queue of a listening TCP socket: how many wait, and how many may. See TCP_INFO in tcp(7).
+pub fn accept_queue(listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+    // struct tcp_info of linux/tcp.h: eight bytes, then words; of a listener, tcpi_unacked and tcpi_sacked (words 4 and
+    // 5 behind them) are the queue's length and bound.
+    let words: [u32; 8] = get_option(listener, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    let [_, _, _, _, _, _, queue, backlog] = words;
+    Ok((queue, backlog))
+}
+
+/// How many packets the kernel dropped at a socket. See SO_MEMINFO in linux/sock_diag.h.
+pub fn drops(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let words: [u32; 9] = get_option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO)?;
+    let [.., drops] = words;
+    Ok(drops)
+}
+
+/// How many bytes the peer's kernel has not acknowledged. See SIOCOUTQ in tcp(7).
+pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
+    let mut bytes: c_int = 0;
+    // SAFETY: TIOCOUTQ, the same number as SIOCOUTQ, writes an int.
+    let failed = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    check(failed).map(|()| usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Accepts by accept(2) and fcntl(2), where a sandbox refuses accept4(2).
+pub fn accept_without_accept4(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    // SAFETY: no address is asked for.
+    let fd = unsafe { libc::accept(listener.as_raw_fd(), std::ptr::null_mut(), std::ptr::null_mut()) };
+    if fd < 0 {
+        return Err(Errno::from_raw_os_error(super::errno()));
+    }
+    // SAFETY: a new descriptor that nobody else owns.
+    let connection = unsafe { OwnedFd::from_raw_fd(fd) };
+    rustix::io::fcntl_setfd(&connection, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(connection)
+}
+
+/// Breaks a connection off without closing its descriptor, whatever other threads are doing with it.
+///
+/// connect(2) to AF_UNSPEC resets a TCP connection and wakes who waits for it (measured on Linux 6.18; a kernel that
+/// refuses it while somebody waits, as some 6.x do, gets a shutdown first). A Unix socket is only shut down.
+pub fn reset(socket: BorrowedFd<'_>) {
+    if dissolve(socket).is_err() {
+        let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Both);
+        let _ = dissolve(socket);
+    }
+}
+
+fn dissolve(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: sockaddr is plain data, for which zero is valid; AF_UNSPEC is 0.
+    let nowhere: libc::sockaddr = unsafe { MaybeUninit::zeroed().assume_init() };
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: an address of that length, read during the call.
+    let failed = unsafe { libc::connect(socket.as_raw_fd(), &raw const nowhere, length) };
+    check(failed)
+}
+
+fn check(failed: c_int) -> Result<(), Errno> {
+    if failed == 0 { Ok(()) } else { Err(Errno::from_raw_os_error(super::errno())) }
+}
+
+/// The front of a buffer that a receive of `length` bytes has filled.
+pub fn filled(buffer: &[MaybeUninit<u8>], length: usize) -> &[u8] {
+    let front = buffer.get(..length).unwrap_or_default();
+    // SAFETY: the kernel wrote so many bytes, as it told the caller.
+    unsafe { std::slice::from_raw_parts(front.as_ptr().cast(), front.len()) }
+}

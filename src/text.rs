@@ -1,0 +1,105 @@
+//! Text that is built without aborting: what does not fit into memory is left out.
+
+use std::fmt::{self, Write};
+
+/// A string whose growth may fail. `String` aborts the process when memory runs out, and errors are made just then;
+/// a `Text` stays as long as it was instead.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Text(String);
+
+impl Text {
+    /// No text.
+    pub const fn new() -> Self {
+        Self(String::new())
+    }
+
+    /// The text that `arguments` format to, as far as memory allows.
+    pub fn format(arguments: fmt::Arguments<'_>) -> Self {
+        let mut text = Self::new();
+        let _ = text.write_fmt(arguments);
+        text
+    }
+
+    /// The text as a string slice.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is no text.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Write for Text {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        self.0.try_reserve(part.len()).map_err(|_| fmt::Error)?;
+        self.0.push_str(part);
+        Ok(())
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self::format(format_args!("{text}"))
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Text {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, out)
+    }
+}
+
+/// How much of a foreign text is shown in an error.
+const SHOWN: usize = 200;
+
+/// Shows bytes that someone else chose on one line of UTF-8: control characters and invalid bytes are escaped, and a
+/// long text is cut.
+pub struct Escaped<'a>(pub &'a [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.get(..SHOWN).unwrap_or(self.0);
+        for chunk in shown.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if character.is_control() {
+                    write!(out, "{}", character.escape_default())?;
+                } else {
+                    out.write_char(character)?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(out, "\\x{byte:02x}")?;
+            }
+        }
+        if shown.len() < self.0.len() {
+            out.write_str("...")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_bytes_become_one_line_of_utf8() {
+        assert_eq!(Escaped(b"a\nb\xff\x1b[0m").to_string(), "a\\nb\\xff\\u{1b}[0m");
+        assert_eq!(Escaped("h\u{e9}".as_bytes()).to_string(), "h\u{e9}");
+    }
+
+    #[test]
+    fn a_long_text_is_cut() {
+        let shown = Escaped(&[b'x'; 10_000]).to_string();
+        assert_eq!(shown.len(), SHOWN + 3);
+        assert!(shown.ends_with("..."));
+    }
+}

@@ -1,5 +1,6 @@
 //! Text that is built without aborting: what does not fit into memory is left out.
 
+use std::ffi::CStr;
 use std::fmt::{self, Write};
 
 /// A string whose growth may fail. `String` aborts the process when memory runs out, and errors are made just then;
@@ -57,6 +58,54 @@ impl fmt::Debug for Text {
     }
 }
 
+/// A NUL-terminated text of a fixed size: making one allocates nothing, and what is too long is cut.
+#[derive(Clone)]
+pub struct Line<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Line<N> {
+    /// No text.
+    pub const fn new() -> Self {
+        Self { bytes: [0; N], length: 0 }
+    }
+
+    /// Takes another text.
+    pub fn set(&mut self, text: impl fmt::Display) {
+        *self = Self::new();
+        let _ = write!(self, "{text}");
+    }
+
+    /// The text for C.
+    pub fn as_c_str(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default()
+    }
+
+    /// The text for Rust.
+    pub fn as_str(&self) -> &str {
+        self.as_c_str().to_str().unwrap_or_default()
+    }
+}
+
+impl<const N: usize> Default for Line<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Write for Line<N> {
+    fn write_str(&mut self, part: &str) -> fmt::Result {
+        let room = N.saturating_sub(self.length).saturating_sub(1);
+        let fitting = part.get(..part.floor_char_boundary(room)).unwrap_or(part);
+        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(fitting.bytes()) {
+            *place = byte;
+        }
+        self.length += fitting.len();
+        if fitting.len() < part.len() { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
 /// How much of a foreign text is shown in an error.
 const SHOWN: usize = 200;
 
@@ -94,6 +143,15 @@ mod tests {
     fn foreign_bytes_become_one_line_of_utf8() {
         assert_eq!(Escaped(b"a\nb\xff\x1b[0m").to_string(), "a\\nb\\xff\\u{1b}[0m");
         assert_eq!(Escaped("h\u{e9}".as_bytes()).to_string(), "h\u{e9}");
+    }
+
+    #[test]
+    fn a_line_is_cut_between_characters_and_terminated() {
+        let mut line = Line::<6>::new();
+        line.set("abcd\u{e9}f");
+        assert_eq!(line.as_c_str(), c"abcd");
+        line.set("ab\u{e9}f");
+        assert_eq!(line.as_str(), "ab\u{e9}f");
     }
 
     #[test]

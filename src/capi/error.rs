@@ -113,7 +113,7 @@ pub unsafe extern "C" fn oyez_error_errno(error: *const oyez_error) -> i32 {
 pub unsafe extern "C" fn oyez_error_operation(error: *const oyez_error) -> *const c_char {
     // SAFETY: the documentation asks for NULL or a living error.
     let record = unsafe { record(error) };
-    record.operation.as_ptr()
+    record.operation.as_c_str().as_ptr()
 }
 
 /// The address that the failure is about, such as "0.0.0.0:9000"; "" where there is none.
@@ -126,7 +126,7 @@ pub unsafe extern "C" fn oyez_error_operation(error: *const oyez_error) -> *cons
 pub unsafe extern "C" fn oyez_error_address(error: *const oyez_error) -> *const c_char {
     // SAFETY: the documentation asks for NULL or a living error.
     let record = unsafe { record(error) };
-    record.address.as_ptr()
+    record.address.as_c_str().as_ptr()
 }
 
 /// The failure in one line for a log: operation, address, the system's words, the cause where it is known.
@@ -140,7 +140,7 @@ pub unsafe extern "C" fn oyez_error_address(error: *const oyez_error) -> *const 
 pub unsafe extern "C" fn oyez_error_message(error: *const oyez_error) -> *const c_char {
     // SAFETY: the documentation asks for NULL or a living error.
     let record = unsafe { record(error) };
-    record.message.as_ptr()
+    record.message.as_c_str().as_ptr()
 }
 
 /// What to do next; "" where nothing is known. It may have more than one line: a malformed address is shown with a
@@ -154,7 +154,7 @@ pub unsafe extern "C" fn oyez_error_message(error: *const oyez_error) -> *const 
 pub unsafe extern "C" fn oyez_error_hint(error: *const oyez_error) -> *const c_char {
     // SAFETY: the documentation asks for NULL or a living error.
     let record = unsafe { record(error) };
-    record.hint.as_ptr()
+    record.hint.as_c_str().as_ptr()
 }
 
 /// The name of a code, such as "OYEZ_ADDRESS_IN_USE".

@@ -1,11 +1,10 @@
 //! This thread's last error, as C sees it.
 
 use std::cell::UnsafeCell;
-use std::ffi::{CStr, c_char};
-use std::fmt::{self, Write};
 
 use crate::error::{Code, Error};
 use crate::sys;
+use crate::text::Line;
 
 /// A failure: its code, errno, operation, address, message and hint. Opaque; read it with the oyez_error_ functions.
 pub struct oyez_error {
@@ -21,47 +20,11 @@ impl oyez_error {
     const NONE: oyez_error = oyez_error {
         code: Code::Ok,
         errno: 0,
-        operation: Line::EMPTY,
-        address: Line::EMPTY,
-        message: Line::EMPTY,
-        hint: Line::EMPTY,
+        operation: Line::new(),
+        address: Line::new(),
+        message: Line::new(),
+        hint: Line::new(),
     };
-}
-
-/// A NUL-terminated text of a fixed size, so that recording an error allocates nothing; what is too long is cut.
-pub(super) struct Line<const N: usize> {
-    bytes: [u8; N],
-    length: usize,
-}
-
-impl<const N: usize> Line<N> {
-    const EMPTY: Self = Self { bytes: [0; N], length: 0 };
-
-    pub(super) fn as_ptr(&self) -> *const c_char {
-        self.bytes.as_ptr().cast()
-    }
-
-    pub(super) fn as_str(&self) -> &str {
-        let text = CStr::from_bytes_until_nul(&self.bytes).unwrap_or_default();
-        text.to_str().unwrap_or_default()
-    }
-
-    fn set(&mut self, text: impl fmt::Display) {
-        *self = Self::EMPTY;
-        let _ = write!(self, "{text}");
-    }
-}
-
-impl<const N: usize> Write for Line<N> {
-    fn write_str(&mut self, part: &str) -> fmt::Result {
-        let room = N.saturating_sub(self.length).saturating_sub(1);
-        let fitting = part.get(..part.floor_char_boundary(room)).unwrap_or(part);
-        for (place, byte) in self.bytes.iter_mut().skip(self.length).zip(fitting.bytes()) {
-            *place = byte;
-        }
-        self.length += fitting.len();
-        if fitting.len() < part.len() { Err(fmt::Error) } else { Ok(()) }
-    }
 }
 
 thread_local! {

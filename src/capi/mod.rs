@@ -6,6 +6,8 @@
 #![allow(non_camel_case_types)]
 // What the pointers have to be is said in the text of each function, for C.
 #![allow(clippy::missing_safety_doc)]
+// The texts are those of a C header, not Markdown.
+#![allow(clippy::doc_lazy_continuation, clippy::doc_overindented_list_items, rustdoc::all)]
 
 pub mod accept;
 pub mod connection;

@@ -189,8 +189,9 @@ extern "C" fn on_stop_signal(signal: i32) {
     if PROCESS.load(Ordering::Relaxed) != process_mark() {
         return act_as_before(signal);
     }
+    let place = &raw const ON_SIGNAL;
     // SAFETY: written before this handler was installed and not since.
-    let on_signal = unsafe { (&raw const ON_SIGNAL).read() };
+    let on_signal = unsafe { place.read() };
     if let Some(on_signal) = on_signal {
         on_signal();
     }
@@ -198,8 +199,9 @@ extern "C" fn on_stop_signal(signal: i32) {
 
 /// In a child that the program forked the server is not there: the signal means what it meant before.
 fn act_as_before(signal: i32) {
+    let place = &raw const BEFORE;
     // SAFETY: written before this handler was installed and not since.
-    let before = unsafe { (&raw const BEFORE).read() };
+    let before = unsafe { place.read() };
     for (known, disposition) in STOP_SIGNALS.into_iter().zip(before.iter().flatten()) {
         if known == signal {
             let _ = set_disposition(signal, disposition);

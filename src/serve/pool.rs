@@ -90,7 +90,9 @@ impl Pool {
     pub fn has_room(&self) -> bool {
         let mut state = self.state();
         let may_make = state.no_thread_until.is_none_or(Deadline::is_over);
-        let room = state.waiting.is_empty() && (!state.idle.is_empty() || (may_make && state.has_seat()));
+        // Those who wait for a thread that is coming to life need no other.
+        let unstaffed = state.waiting.len() > state.starting.len();
+        let room = !unstaffed && (!state.idle.is_empty() || (may_make && state.has_seat()));
         state.saturated = !room;
         room
     }

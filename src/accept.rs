@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
 
 use crate::deadline::Deadline;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::text::Text;
 use crate::{address, hint, stream, sys};
 
@@ -171,9 +171,10 @@ fn failed(listener: BorrowedFd<'_>, errno: Errno) -> Error {
     match verdict(errno) {
         // A socket that does not listen never becomes readable: the truth behind a wait that ended.
         Verdict::Empty | Verdict::Dead | Verdict::Retry if !is_listening(listener) => {
-            let error = if errno == Errno::AGAIN { Error::system("accept", Errno::INVAL) } else { error };
-            error
-                .with_code(crate::error::Code::InvalidArgument)
+            let not_a_socket = rustix::net::sockopt::socket_type(listener).err();
+            let errno = not_a_socket.unwrap_or(if errno == Errno::AGAIN { Errno::INVAL } else { errno });
+            Error::system("accept", errno)
+                .with_code(Code::InvalidArgument)
                 .because(format_args!("descriptor {} is not a listening stream socket", listener.as_raw_fd()))
         }
         Verdict::Empty => error.because(format_args!("nobody came in time")),

@@ -72,7 +72,8 @@ pub fn listen_all<'a>(text: &'a [u8], options: &Options<'a>, mut skipped: impl F
     let mut listeners = Vec::new();
     let mut last_skipped = None;
     for listed in address::list(text)? {
-        match listen_at(&listed.spec, options) {
+        let room = listeners.try_reserve(1).map_err(|_| Error::system("listen", Errno::NOMEM));
+        match room.and_then(|()| listen_at(&listed.spec, options)) {
             Ok(listener) => listeners.push(listener),
             Err(error) if listed.optional && cannot_be_had(&error) => {
                 skipped(&error);

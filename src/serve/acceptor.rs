@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::connection::Owned;
 use super::listeners::Listening;
-use super::{Level, Server, counters};
+use super::{Level, Server, counters, table};
 use crate::accept::{self, RETRIES_AT_ONCE, Verdict};
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -110,6 +110,10 @@ impl Server {
     fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
         loop {
             if self.shortage().rests().is_some() {
+                return None;
+            }
+            if !table::has_room() {
+                self.shortage_begins(Errno::NOMEM);
                 return None;
             }
             listener.keep_nonblocking();

@@ -49,6 +49,8 @@ pub struct Slot {
     cut: AtomicU8,
     /// Set where no handler's thread holds the owner's pin: the connection was accepted by hand.
     by_hand: AtomicU8,
+    /// Set where the handler runs on the server's own thread.
+    sequential: AtomicU8,
     user: AtomicUsize,
     /// The inode of the socket, once its descriptor was shown to the program, which may have closed it by mistake.
     exposed: AtomicU64,
@@ -84,6 +86,7 @@ impl Default for Slot {
             at_end: AtomicU8::new(0),
             cut: AtomicU8::new(0),
             by_hand: AtomicU8::new(0),
+            sequential: AtomicU8::new(0),
             user: AtomicUsize::new(0),
             exposed: AtomicU64::new(0),
             opened: AtomicU64::new(0),
@@ -128,6 +131,7 @@ impl Owned {
         };
         slot.fill(server.options());
         slot.by_hand.store(u8::from(by_hand), Ordering::Relaxed);
+        slot.sequential.store(u8::from(server.is_sequential()), Ordering::Relaxed);
         *slot.peer.lock().unwrap_or_else(PoisonError::into_inner) = match peer.socket_address() {
             None => PeerAddress::Unknown,
             Some(address) => address.clone().try_into().map_or(PeerAddress::Unix, PeerAddress::Internet),
@@ -452,8 +456,8 @@ impl Connection {
         });
         let shortest = [limit(other), limit(&self.slot.idle_ms), lifetime].into_iter().flatten().min();
         // On the server's own thread nobody else could end a wait when the drain time is over.
-        let server =
-            if self.hold == Hold::Handler { self.slot.server().filter(|server| server.is_sequential()) } else { None };
+        let on_servers_thread = self.hold == Hold::Handler && self.slot.sequential.load(Ordering::Relaxed) != 0;
+        let server = if on_servers_thread { self.slot.server() } else { None };
         transfer::Limits { deadline: Deadline::after_optional(shortest), server }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
 use super::acceptor::Shortage;
@@ -93,6 +94,10 @@ impl Server {
 
     fn make(handler: Option<Handler>, options: Options, id: ServerId, slot: &'static Slot) -> Result<Self> {
         let failed = |operation| move |errno| hint::for_limits(Error::system(operation, errno));
+        // The first clients shall not need memory.
+        if !table::has_room() {
+            return Err(failed("server")(Errno::NOMEM));
+        }
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed("eventfd"))?;
         epoll::add(&epoll, &wake, Token::Wake.into(), EventFlags::IN).map_err(failed("epoll_ctl"))?;

@@ -132,6 +132,17 @@ impl Table {
     }
 }
 
+/// Whether there is a free slot, for which memory is taken where need be.
+pub fn has_room() -> bool {
+    TABLE.get().is_some_and(|table| {
+        let mut free = table.free();
+        if free.first == 0 {
+            table.grow(&mut free);
+        }
+        free.first != 0
+    })
+}
+
 /// A slot that nobody uses, and the number that its next connection will have.
 pub fn take() -> Option<(ConnectionId, &'static Slot)> {
     let (index, slot) = TABLE.get()?.take()?;

@@ -58,7 +58,7 @@ def main():
                 threading.Thread(target=echo, args=(connection,), daemon=True).start()
             elif oyez.oyez_error_code(None) == LIMIT_REACHED:
                 print(error_text(), file=sys.stderr)
-                time.sleep(0.1)  # the client stays in the kernel's queue until a descriptor is free
+                time.sleep(0.5)  # the client stays in the kernel's queue until a descriptor is free
             elif oyez.oyez_error_code(None) != TIMED_OUT:
                 sys.exit(error_text())
     except KeyboardInterrupt:

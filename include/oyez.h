@@ -726,10 +726,11 @@ int32_t oyez_unlisten(int32_t listener);
 
  Calls accept4(2), and poll(2) first where a timeout is given or the listener is non-blocking. EINTR, ECONNABORTED,
  EPROTO and the pending network errors that accept(2) lists are retried. Several threads and processes may accept on
- one listener, blocking or not, and none outstays its timeout; the listener's flags are left alone. (On a blocking
- listener that needs io_uring(7), at about 40 microseconds a connection; where the system refuses it, a race for a
- connection that another process wins can outlast the timeout. A non-blocking listener has neither the cost nor
- the race.)
+ one listener, blocking or not, and none outstays its timeout; the listener's flags are left alone.
+
+ A timeout on a blocking listener has its price: once somebody is there, the accept runs in an io_uring(7) on a
+ thread made for it. Where the system refuses that, losing the race for a connection to another process can outlast
+ the timeout. A listener made with the option nonblocking has neither.
 
  Parameters
    listener    a listening stream socket; borrowed

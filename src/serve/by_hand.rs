@@ -23,6 +23,8 @@ impl Server {
         if self.listeners().len() == 0 && self.slot().stop().is_none() {
             return Err(self.misuse(FUNCTION, format_args!("it listens nowhere: call oyez_server_listen() first")));
         }
+        // Also a call that does not wait looks after what has happened.
+        let mut looked = false;
         loop {
             let stop = self.slot().stop();
             if stop.is_some() || !self.is_paused() {
@@ -43,10 +45,11 @@ impl Server {
             }
             self.watch_listeners();
             self.set_timer();
-            if deadline.is_over() {
+            if looked && deadline.is_over() {
                 return Err(self.nobody_in_time(FUNCTION));
             }
             self.turn(deadline).map_err(|errno| Error::system("epoll_wait", errno))?;
+            looked = true;
         }
     }
 
@@ -72,7 +75,12 @@ impl Server {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         // A time of zero would switch the timer off.
         let shortest = Timespec { tv_sec: 0, tv_nsec: 1 };
-        let it_value = self.next_look().timespec().map_or(zero, |left| if left == zero { shortest } else { left });
+        let next_look = self.next_look();
+        if next_look.is_never() && !self.timer_is_set(false) {
+            return;
+        }
+        self.timer_is_set(!next_look.is_never());
+        let it_value = next_look.timespec().map_or(zero, |left| if left == zero { shortest } else { left });
         let setting = Itimerspec { it_interval: zero, it_value };
         let _ = rustix::time::timerfd_settime(timer, TimerfdTimerFlags::empty(), &setting);
     }

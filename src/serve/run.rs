@@ -42,6 +42,11 @@ impl Server {
         if self.options().stop_on_signals {
             blocked.remove(&STOP_SIGNALS);
         }
+        if self.children().is_some() && signal::is_without_handler(libc::SIGCHLD) {
+            // A child's end is told to the thread that made it. Blocked there, it would count as pending and interrupt
+            // the program's other threads, although nobody handles it.
+            blocked.remove(&[libc::SIGCHLD]);
+        }
         let mut life = self.life();
         match thread::spawn::<Runner>(self, blocked) {
             Ok(thread) => {
@@ -59,11 +64,11 @@ impl Server {
         if self.is_by_hand() {
             return Err(self.misuse(function, format_args!("it has no handler: accept with oyez_server_accept()")));
         }
-        if self.listeners().len() == 0 {
-            return Err(self.misuse(function, format_args!("it listens nowhere: call oyez_server_listen() first")));
-        }
         let mut life = self.life();
         match life.phase {
+            Phase::New if self.listeners().len() == 0 => {
+                return Err(self.misuse(function, format_args!("it listens nowhere: call oyez_server_listen() first")));
+            }
             Phase::New => life.phase = Phase::Running,
             Phase::Running => return Err(self.misuse(function, format_args!("it runs already"))),
             Phase::Ended => {

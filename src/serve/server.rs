@@ -51,6 +51,7 @@ pub struct Server {
     wake: OwnedFd,
     /// For a foreign loop that polls the epoll descriptor: makes it readable when a time is over.
     timer: Option<OwnedFd>,
+    timer_set: AtomicBool,
     listeners: Listeners,
     counters: Shared<Counters>,
     shortage: Shortage,
@@ -124,6 +125,7 @@ impl Server {
             epoll,
             wake,
             timer,
+            timer_set: AtomicBool::new(false),
             listeners: Listeners::default(),
             counters: counters::shared().map_err(failed("mmap"))?,
             shortage: Shortage::default(),
@@ -345,6 +347,11 @@ impl Server {
 
     pub(super) fn timer(&self) -> Option<BorrowedFd<'_>> {
         self.timer.as_ref().map(AsFd::as_fd)
+    }
+
+    /// Notes whether the timer will go off, and returns what was noted before.
+    pub(super) fn timer_is_set(&self, now: bool) -> bool {
+        self.timer_set.swap(now, Ordering::AcqRel)
     }
 
     pub(super) fn slot(&self) -> &'static Slot {

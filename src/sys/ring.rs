@@ -25,12 +25,18 @@ pub enum Failure {
     Accept(Errno),
 }
 
-/// Accepts a connection, close-on-exec, within `time`. The ring lives for this call alone: it would be a descriptor that
-/// the program did not open.
+/// Accepts a connection, close-on-exec, within `time`.
+///
+/// The ring lives for this call alone, since it is a descriptor that the program did not open, and on a thread of its
+/// own: the kernel takes a ring down in the background, and interrupts the thread that made it while doing so, whose
+/// next epoll_wait(2) would fail with EINTR (measured on Linux 6.18).
 pub fn accept(listener: BorrowedFd<'_>, time: Duration) -> Result<(OwnedFd, Option<SocketAddrAny>), Failure> {
     let mut storage = MaybeUninit::<SocketAddrStorage>::zeroed();
     let mut length = size_of::<SocketAddrStorage>() as libc::socklen_t;
-    let connection = accept_into(listener, time, &mut storage, &mut length)?;
+    let mut outcome = Err(Failure::Unavailable);
+    let mut accept = || outcome = accept_into(listener, time, &mut storage, &mut length);
+    super::thread::run_apart(&mut accept).map_err(|_| Failure::Unavailable)?;
+    let connection = outcome?;
     if length < size_of::<libc::sa_family_t>() as libc::socklen_t {
         return Ok((connection, None));
     }
@@ -53,19 +59,18 @@ fn accept_into(
         .user_data(ACCEPT)
         .flags(squeue::Flags::IO_LINK);
     let timeout = opcode::LinkTimeout::new(&time).build();
-    // SAFETY: `storage`, `length` and `time` outlive the ring, which is gone when this function returns.
+    // SAFETY: `time` outlives the loop below, which waits for both to complete; `storage` and `length` outlive this
+    // thread, at whose end the kernel takes back what it could still be working on.
     let pushed = unsafe { ring.submission().push_multiple(&[accept, timeout]) };
     pushed.map_err(|_| Failure::Unavailable)?;
 
     let mut result = None;
     let mut completed = 0;
-    let mut refused = 0;
     while completed < 2 {
         match ring.submit_and_wait(1) {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-            // Nothing was submitted, or nothing can be waited for: dropping the ring takes back what it holds.
-            Err(_) if refused < 3 => refused += 1,
+            // A sandbox may allow the ring and refuse to enter it: nothing has been submitted.
             Err(_) => break,
         }
         for entry in ring.completion() {
@@ -86,7 +91,8 @@ fn accept_into(
 fn failure(errno: Errno) -> Failure {
     match errno {
         Errno::CANCELED | Errno::INTR => Failure::TimedOut,
-        Errno::INVAL | Errno::OPNOTSUPP => Failure::Unavailable,
+        // The ring may have taken the last descriptor.
+        Errno::INVAL | Errno::OPNOTSUPP | Errno::MFILE | Errno::NFILE => Failure::Unavailable,
         errno => Failure::Accept(errno),
     }
 }

@@ -211,6 +211,14 @@ fn act_as_before(signal: i32) {
     }
 }
 
+/// Whether the program has no handler for a signal.
+pub fn is_without_handler(signal: i32) -> bool {
+    // SAFETY: sigaction is plain data, for which zero is valid.
+    let mut current: libc::sigaction = unsafe { std::mem::zeroed() };
+    let known = read_disposition(signal, &mut current).is_ok();
+    known && matches!(current.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN)
+}
+
 fn process_mark() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }

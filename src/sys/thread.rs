@@ -49,6 +49,32 @@ extern "C" fn enter<M: Main>(shared: *mut c_void) -> *mut c_void {
     ptr::null_mut()
 }
 
+/// Runs `body` on a thread made for it, and waits for its end.
+pub fn run_apart(body: &mut (dyn FnMut() + Send)) -> Result<(), Errno> {
+    let mut body = body;
+    let mut thread = 0;
+    let mask = signal::block(Signals::asynchronous());
+    // SAFETY: `enter_apart` takes a pointer to such a reference, which outlives the thread: it is joined below.
+    let failed =
+        unsafe { libc::pthread_create(&raw mut thread, ptr::null(), enter_apart, (&raw mut body).cast::<c_void>()) };
+    signal::restore(mask);
+    if failed != 0 {
+        return Err(Errno::from_raw_os_error(failed));
+    }
+    Thread(thread).join();
+    Ok(())
+}
+
+extern "C" fn enter_apart(body: *mut c_void) -> *mut c_void {
+    let body = body.cast::<&mut (dyn FnMut() + Send)>();
+    // SAFETY: `run_apart` keeps the reference until this thread has ended, and does not touch it meanwhile.
+    let body = unsafe { &mut *body };
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(body)) {
+        std::mem::forget(payload);
+    }
+    ptr::null_mut()
+}
+
 impl Thread {
     /// Waits for its end.
     pub fn join(self) {

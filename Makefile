@@ -8,7 +8,7 @@ LIBRARY := target/release
 EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
-.PHONY: help demo test tools library header examples check-format lint test-rust test-c test-python valgrind clean
+.PHONY: help demo test tools tools-test library header examples check-format lint test-rust test-c test-python valgrind clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -20,7 +20,7 @@ help:
 
 # What is missing is named with the Debian package that has it.
 tools:
-	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install rustup (https://rustup.rs) or the package cargo' >&2; exit 1; }
+	@command -v $(CARGO) >/dev/null || { echo 'cargo is missing: install Rust 1.91 or newer with rustup' >&2; exit 1; }
 	@command -v $(CC) >/dev/null || { echo 'a C compiler is missing: install the package gcc' >&2; exit 1; }
 	@command -v $(PYTHON) >/dev/null || { echo 'python3 is missing: install the package python3' >&2; exit 1; }
 
@@ -40,7 +40,11 @@ demo: examples
 header: tools
 	OYEZ_WRITE_HEADER=1 $(CARGO) test --quiet --test header
 
-test: check-format lint test-rust test-c test-python
+# The header is compiled as C++ too.
+tools-test: tools
+	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
+
+test: tools-test check-format lint test-rust test-c test-python
 
 check-format: tools
 	$(CARGO) fmt --check

@@ -24,7 +24,7 @@
      options.backlog = 64;
 
  A program that was built for an older oyez works with a newer one, and the other way round as long as the fields that
- this library does not know are zero; any other size is an error.
+ this library does not know are zero (else OYEZ_UNSUPPORTED); any other size is OYEZ_INVALID_ARGUMENT.
 
  Threads. Every function may be called from any thread. No lock is held while a function of the program runs.
 
@@ -664,7 +664,7 @@ int32_t oyez_local_port(int32_t fd);
  The address that a socket is bound to, in the form in which it could be passed to oyez_listen().
 
  Calls getsockname(2). "127.0.0.1:9000", "[::1]:9000", "unix:/run/app.sock", "unix:@name"; "unix:" for a Unix socket
- without a name.
+ without a name. A listener at every address of the host reads "[::]:9000", as the kernel tells it.
 
  Parameters
    fd    a socket; borrowed

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketAddrAny, SocketFlags};
 
 use crate::deadline::Deadline;
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, SystemWords};
 use crate::text::Text;
 use crate::{address, hint, stream, sys};
 
@@ -122,7 +122,10 @@ fn accept_by<T>(
             Verdict::Retry => {
                 retries += 1;
                 if retries > RETRIES_AT_ONCE {
-                    rest(deadline).map_err(|()| failed(listener, errno))?;
+                    rest(deadline).map_err(|()| {
+                        failed(listener, Errno::AGAIN)
+                            .because(format_args!("the last of many tries: {}", SystemWords(errno)))
+                    })?;
                 }
             }
             Verdict::Pause | Verdict::Dead => return Err(failed(listener, errno)),

@@ -226,8 +226,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The words of strerror(3) without the number that the standard library puts behind them.
-struct SystemWords(Errno);
+/// The words of strerror(3), without the number that the standard library puts behind them.
+pub struct SystemWords(pub Errno);
 
 impl fmt::Display for SystemWords {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -75,7 +75,7 @@ pub extern "C" fn oyez_local_port(fd: i32) -> i32 {
 /// The address that a socket is bound to, in the form in which it could be passed to oyez_listen().
 ///
 /// Calls getsockname(2). "127.0.0.1:9000", "[::1]:9000", "unix:/run/app.sock", "unix:@name"; "unix:" for a Unix socket
-/// without a name.
+/// without a name. A listener at every address of the host reads "[::]:9000", as the kernel tells it.
 ///
 /// Parameters
 ///   fd    a socket; borrowed

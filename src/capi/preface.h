@@ -24,7 +24,7 @@
      options.backlog = 64;
 
  A program that was built for an older oyez works with a newer one, and the other way round as long as the fields that
- this library does not know are zero; any other size is an error.
+ this library does not know are zero (else OYEZ_UNSUPPORTED); any other size is OYEZ_INVALID_ARGUMENT.
 
  Threads. Every function may be called from any thread. No lock is held while a function of the program runs.
 

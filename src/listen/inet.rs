@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{AddressFamily, Protocol, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, Protocol, SocketType, ipproto};
 
 use super::{Options, Switch, backlog, before_bind, make_socket, name};
 use crate::address::Endpoint;
@@ -114,13 +114,13 @@ fn required_options(socket: BorrowedFd<'_>, only_ipv6: Option<bool>, kind: Kind,
     let failed =
         |option: &'static str| move |errno| Error::system("setsockopt", errno).because(format_args!("option {option}"));
     if options.reuse_address.or(kind == Kind::Stream) {
-        sockopt::set_socket_reuseaddr(socket, true).map_err(failed("reuse_address"))?;
+        set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEADDR, 1).map_err(failed("reuse_address"))?;
     }
     if options.reuse_port.or(false) {
         set_option(socket, libc::SOL_SOCKET, libc::SO_REUSEPORT, 1).map_err(failed("reuse_port"))?;
     }
     if let Some(only) = only_ipv6 {
-        sockopt::set_ipv6_v6only(socket, only).map_err(failed("IPV6_V6ONLY"))?;
+        set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, i32::from(only)).map_err(failed("IPV6_V6ONLY"))?;
     }
     if options.free_bind.or(false) {
         // Linux takes IP_FREEBIND at this level for IPv6 sockets too (ip(7)).

@@ -18,7 +18,7 @@ const FIRST: i32 = 3;
 
 /// Takes over an inherited descriptor if it is a listening stream socket; else it is left alone.
 pub fn descriptor(fd: i32, options: &Options<'_>) -> Result<OwnedFd> {
-    let socket = sys::borrow(fd, "fd")?;
+    let socket = sys::borrow(fd, "inherit")?;
     check(socket)?;
     apply(socket, options)?;
     Ok(sys::own(socket))
@@ -27,7 +27,7 @@ pub fn descriptor(fd: i32, options: &Options<'_>) -> Result<OwnedFd> {
 /// Checks that a descriptor is what one can accept from, and says what it is where it is not.
 pub fn check(socket: BorrowedFd<'_>) -> Result<()> {
     let fd = socket.as_raw_fd();
-    let failed = |errno| Error::system("fd", errno).with_code(Code::InvalidArgument);
+    let failed = |errno| Error::system("inherit", errno).with_code(Code::InvalidArgument);
     let kind = sockopt::socket_type(socket).map_err(|errno| {
         let what = if errno == Errno::BADF { "is not open" } else { "is not a socket" };
         failed(errno).because(format_args!("descriptor {fd} {what}"))
@@ -115,7 +115,7 @@ impl Passed {
         let index = self.names().position(|candidate| candidate == name.as_bytes());
         index.and_then(|index| i32::try_from(index).ok()).filter(|&index| index < self.count).ok_or_else(|| {
             let names = self.names.as_ref().map(|names| names.as_bytes()).unwrap_or_default();
-            Error::new(Code::NameNotFound, "systemd", format_args!("no socket of that name was passed in"))
+            Error::new(Code::NameNotFound, "inherit", format_args!("no socket of that name was passed in"))
                 .hint(format_args!("LISTEN_FDNAMES has: {}; FileDescriptorName= sets a name", Escaped(names)))
         })
     }
@@ -133,7 +133,7 @@ fn plain(text: &[u8]) -> Option<i32> {
 
 /// Nothing was passed to this process.
 fn nothing(cause: std::fmt::Arguments<'_>) -> Error {
-    Error::new(Code::NameNotFound, "systemd", cause).hint(format_args!(
+    Error::new(Code::NameNotFound, "inherit", cause).hint(format_args!(
         "start the program by a socket unit (systemd.socket(5)), or by `systemd-socket-activate -l ADDRESS PROGRAM`"
     ))
 }
@@ -141,6 +141,6 @@ fn nothing(cause: std::fmt::Arguments<'_>) -> Error {
 fn malformed(variable: &'static str) -> Error {
     let value = std::env::var_os(variable).unwrap_or_default();
     let shown = Text::format(format_args!("{}", Escaped(value.as_bytes())));
-    Error::invalid("systemd", format_args!("{variable} is malformed: \"{shown}\""))
+    Error::invalid("inherit", format_args!("{variable} is malformed: \"{shown}\""))
         .hint(format_args!("sd_listen_fds(3) says what the service manager sets"))
 }

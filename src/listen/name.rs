@@ -40,7 +40,9 @@ fn is_unicast(address: IpAddr) -> bool {
 }
 
 fn failed(host: &str, service: Option<&str>, error: &LookupError) -> Error {
-    let words = std::io::Error::from(LookupError::new(error.error_num()));
+    let words = std::io::Error::from(LookupError::new(error.error_num())).to_string();
+    // Behind the standard library's own words stand the resolver's.
+    let words = words.rsplit(": ").next().unwrap_or_default();
     let (what, name) = match (error.kind(), service) {
         (LookupErrorKind::Service, Some(service)) => ("service", service),
         _ => ("host", host),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
-use crate::address::{Setting, Spec};
+use crate::address::{Address, Setting, Spec};
 use crate::error::Result;
 
 /// An option that is on, off, or left to oyez.
@@ -87,9 +87,33 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
+    /// An operator's option that cannot have an effect is a mistake. (A program's struct may be for several addresses.)
+    fn check_kind(&self, spec: &Spec<'a>, setting: &Setting<'a>) -> Result<()> {
+        const OF_FILES: [&str; 3] = ["unix_mode", "unix_user", "unix_group"];
+        const OF_NETWORKS: [&str; 7] = [
+            "no_delay",
+            "keep_alive_seconds",
+            "defer_accept_seconds",
+            "fast_open",
+            "free_bind",
+            "multipath",
+            "interface",
+        ];
+        let is_file = matches!(spec.address, Address::UnixPath(_));
+        let is_network = matches!(spec.address, Address::Tcp(_) | Address::Udp(_));
+        if OF_FILES.contains(&setting.name) && !is_file {
+            return Err(spec.fault_at_name(setting, format_args!("no such option here; it is for `unix:/path`")));
+        }
+        if OF_NETWORKS.contains(&setting.name) && !is_network {
+            return Err(spec.fault_at_name(setting, format_args!("no such option here; it is for TCP and UDP")));
+        }
+        Ok(())
+    }
+
     fn set(&mut self, spec: &Spec<'a>, setting: &Setting<'a>) -> Result<()> {
         let number = |lowest, highest| number(spec, setting, lowest, highest);
         let switch = || switch(spec, setting);
+        self.check_kind(spec, setting)?;
         match setting.name {
             "backlog" => self.backlog = number(1, i32::MAX)?,
             "reuse_address" => self.reuse_address = switch()?,

@@ -23,6 +23,17 @@ impl Server {
         if self.listeners().len() == 0 && self.slot().stop().is_none() {
             return Err(self.misuse(FUNCTION, format_args!("it listens nowhere: call oyez_server_listen() first")));
         }
+        self.acceptor_comes();
+        let outcome = self.wait_for_connection(FUNCTION, deadline);
+        self.acceptor_leaves();
+        outcome
+    }
+
+    fn wait_for_connection(
+        self: &Arc<Self>,
+        function: &'static str,
+        deadline: Deadline,
+    ) -> Result<(ConnectionId, RawFd)> {
         // Also a call that does not wait looks after what has happened.
         let mut looked = false;
         loop {
@@ -31,7 +42,7 @@ impl Server {
                 self.listeners().set_all_ready();
                 if let Some(accepted) = self.accept_any() {
                     let id = accepted.id();
-                    let fd = super::Connection::find(id, FUNCTION)?.expose()?;
+                    let fd = super::Connection::find(id, function)?.expose()?;
                     return Ok((id, fd));
                 }
             }
@@ -40,13 +51,13 @@ impl Server {
                 self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
                 return Err(match self.take_failure() {
                     Some(error) => error,
-                    None => Error::system(FUNCTION, Errno::CANCELED).because(format_args!("the server has stopped")),
+                    None => Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")),
                 });
             }
             self.watch_listeners();
             self.set_timer();
             if looked && deadline.is_over() {
-                return Err(self.nobody_in_time(FUNCTION));
+                return Err(self.nobody_in_time(function));
             }
             self.turn(deadline).map_err(|errno| Error::system("epoll_wait", errno))?;
             looked = true;
@@ -110,6 +121,10 @@ impl Server {
         loop {
             let stop = self.slot().stop();
             if let Some(stop) = stop {
+                // They are woken for the stop one after another, and return.
+                if !self.acceptors_are_gone(limit) {
+                    return Ok(false);
+                }
                 if self.active() == 0 && self.lingering().is_empty() && self.listeners().len() == 0 {
                     break;
                 }

@@ -422,6 +422,10 @@ impl Connection {
         let limits = self.limits(&self.slot.read_ms);
         let length = self.judge(transfer::read(self.slot.socket()?, buffer, &limits))?;
         self.note_read(length, buffer.len());
+        if length == 0 && !buffer.is_empty() && self.slot.state.is_closing() {
+            // The end came from here, not from the peer.
+            return Err(gone("oyez_conn_read"));
+        }
         Ok(length)
     }
 
@@ -430,7 +434,8 @@ impl Connection {
         let limits = self.limits(&self.slot.read_ms);
         let socket = self.slot.socket()?;
         let outcome = transfer::read_line(socket, line, &limits, |length| self.note_read(length, usize::MAX));
-        self.judge(outcome)
+        let length = self.judge(outcome)?;
+        if self.slot.state.is_closing() { Err(gone("oyez_conn_read_line")) } else { Ok(length) }
     }
 
     fn note_read(&self, length: usize, asked: usize) {

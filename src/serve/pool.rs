@@ -232,11 +232,13 @@ impl Pool {
                 server.wake();
             }
         }
+        state.idle.push(seat);
+        // A loop that drains looks whether all are idle: only now is this one.
+        server.thread_is_free();
         self.wait(state, seat)
     }
 
     fn wait(&self, mut state: MutexGuard<'_, State>, seat: usize) -> Option<Owned> {
-        state.idle.push(seat);
         let deadline = Deadline::after(IDLE);
         loop {
             if let Some(work) = state.seats.get_mut(seat).and_then(|seat| seat.work.take()) {
@@ -310,7 +312,6 @@ impl Main for Worker {
         let Some(seat) = pool.enter() else { return };
         while let Some(work) = pool.next(&server, seat) {
             server.serve_one(work);
-            server.handler_returned();
         }
     }
 }

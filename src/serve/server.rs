@@ -52,6 +52,8 @@ pub struct Server {
     /// For a foreign loop that polls the epoll descriptor: makes it readable when a time is over.
     timer: Option<OwnedFd>,
     timer_set: AtomicBool,
+    /// Threads that wait in oyez_server_accept().
+    acceptors: AtomicUsize,
     listeners: Listeners,
     counters: Shared<Counters>,
     shortage: Shortage,
@@ -126,6 +128,7 @@ impl Server {
             wake,
             timer,
             timer_set: AtomicBool::new(false),
+            acceptors: AtomicUsize::new(0),
             listeners: Listeners::default(),
             counters: counters::shared().map_err(failed("mmap"))?,
             shortage: Shortage::default(),
@@ -284,7 +287,7 @@ impl Server {
     }
 
     /// A thread of the pool is free again.
-    pub(super) fn handler_returned(&self) {
+    pub(super) fn thread_is_free(&self) {
         if self.slot.stop().is_some() {
             self.wake();
         }
@@ -347,6 +350,38 @@ impl Server {
 
     pub(super) fn timer(&self) -> Option<BorrowedFd<'_>> {
         self.timer.as_ref().map(AsFd::as_fd)
+    }
+
+    /// A thread begins to wait for a connection by hand.
+    pub(super) fn acceptor_comes(&self) {
+        self.acceptors.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It has one, or gives up. A stop wakes one thread, which wakes the next.
+    pub(super) fn acceptor_leaves(&self) {
+        let others = self.acceptors.fetch_sub(1, Ordering::AcqRel) > 1;
+        if self.slot.stop().is_none() {
+            return;
+        }
+        if others {
+            self.wake();
+        } else {
+            let _life = self.life();
+            self.ended.notify_all();
+        }
+    }
+
+    /// Waits until nobody waits for a connection by hand any more. False where the time is over before.
+    pub(super) fn acceptors_are_gone(&self, deadline: Deadline) -> bool {
+        let mut life = self.life();
+        while self.acceptors.load(Ordering::Acquire) > 0 {
+            life = match deadline.left() {
+                None => self.ended.wait(life).unwrap_or_else(PoisonError::into_inner),
+                Some(left) if left.is_zero() => return false,
+                Some(left) => self.ended.wait_timeout(life, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
+        }
+        true
     }
 
     /// Notes whether the timer will go off, and returns what was noted before.

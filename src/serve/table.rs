@@ -214,6 +214,11 @@ impl State {
         state >> GENERATION_SHIFT == id.generation() && state & CLOSING == 0
     }
 
+    /// Whether somebody has begun to close it.
+    pub fn is_closing(&self) -> bool {
+        self.0.load(Ordering::Acquire) & CLOSING != 0
+    }
+
     /// Opens the slot for a connection, pinned once for its owner.
     pub fn open(&self, id: ConnectionId) {
         self.0.store(id.generation() << GENERATION_SHIFT | 1, Ordering::Release);

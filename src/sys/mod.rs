@@ -79,8 +79,10 @@ pub fn own(fd: BorrowedFd<'_>) -> OwnedFd {
 
 /// Wakes whoever polls this eventfd. Async-signal-safe; errno stays as it was.
 pub fn wake(eventfd: impl AsFd) {
-    // A full counter wakes as well, so a failure is no loss. rustix does not touch errno.
+    let before = std::io::Error::last_os_error().raw_os_error();
+    // A full counter wakes as well, so a failure is no loss.
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+    write_errno(before.unwrap_or_default());
 }
 
 /// Writes to standard error what can be written, without raising SIGPIPE.

@@ -4,15 +4,17 @@ use std::ffi::c_int;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 /// Sets an option whose value is an int. See setsockopt(2).
 pub fn set_option(socket: impl AsFd, level: c_int, name: c_int, value: c_int) -> Result<(), Errno> {
     let length = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the value is an int of that length, read during the call.
-    let failed =
-        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
-    check(failed)
+    retry_on_intr(|| {
+        // SAFETY: the value is an int of that length, read during the call.
+        let failed =
+            unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const value).cast(), length) };
+        check(failed)
+    })
 }
 
 /// Sets a time option such as SO_RCVTIMEO.

@@ -1,6 +1,6 @@
 //! Accepting one connection, and what each failure of accept4(2) means.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -81,18 +81,18 @@ pub fn is_listening(socket: BorrowedFd<'_>) -> bool {
 /// Waits for a connection.
 pub fn accept(listener: BorrowedFd<'_>, deadline: Deadline) -> Result<OwnedFd> {
     let connection = accept_by(listener, deadline, || take(listener), |(connection, _)| connection)?;
-    Ok(above_standard(connection))
+    Ok(sys::above_standard(connection))
 }
 
 /// Waits for a connection, and asks the kernel whose it is.
 pub fn accept_with_address(listener: BorrowedFd<'_>, deadline: Deadline) -> Result<(OwnedFd, Peer)> {
     let (connection, peer) = accept_by(listener, deadline, || take_with_address(listener), |accepted| accepted)?;
-    Ok((above_standard(connection), Peer(peer)))
+    Ok((sys::above_standard(connection), Peer(peer)))
 }
 
 /// One accept4(2) on a non-blocking listener.
 pub fn try_accept(listener: BorrowedFd<'_>) -> std::result::Result<(OwnedFd, Peer), Errno> {
-    take_with_address(listener).map(|(connection, peer)| (above_standard(connection), Peer(peer)))
+    take_with_address(listener).map(|(connection, peer)| (sys::above_standard(connection), Peer(peer)))
 }
 
 type Accepted = (OwnedFd, Option<SocketAddrAny>);
@@ -213,13 +213,3 @@ fn take_with_address(listener: BorrowedFd<'_>) -> std::result::Result<Accepted, 
 
 /// Whether accept4(2) has answered ENOSYS.
 static NO_ACCEPT4: AtomicBool = AtomicBool::new(false);
-
-/// Moves a descriptor out of the places of the standard streams. A program that was started without them would print
-/// to its client otherwise.
-pub fn above_standard(fd: OwnedFd) -> OwnedFd {
-    if fd.as_raw_fd() > 2 {
-        return fd;
-    }
-    // Where no descriptor is free, this one is better than none.
-    rustix::io::fcntl_dupfd_cloexec(fd.as_fd(), 3).unwrap_or(fd)
-}

@@ -71,15 +71,13 @@ pub fn set_nonblocking(socket: BorrowedFd<'_>, on: bool) -> std::result::Result<
 /// The first socket that the service manager passed, or the one of that name.
 pub fn systemd(name: Option<&str>, options: &Options<'_>) -> Result<OwnedFd> {
     let passed = Passed::from_environment()?;
+    passed.check_all_open()?;
     let index = match name {
         None => 0,
         Some(name) => passed.index_of(name)?,
     };
     let fd = FIRST + index;
-    descriptor(fd, options).map_err(|error| match error.errno() {
-        Some(Errno::BADF) => error.because(format_args!("LISTEN_FDS promises descriptor {fd}, which is not open")),
-        _ => error,
-    })
+    descriptor(fd, options)
 }
 
 /// What LISTEN_FDS and its companions say.
@@ -105,6 +103,18 @@ impl Passed {
                 .because(format_args!("LISTEN_FDNAMES has {names} names for {count} descriptors"))),
             _ => Ok(passed),
         }
+    }
+
+    /// What promises more than there is promises something else than was meant.
+    fn check_all_open(&self) -> Result<()> {
+        for fd in FIRST..FIRST + self.count {
+            let socket = sys::borrow(fd, "inherit")?;
+            rustix::io::fcntl_getfd(socket).map_err(|errno| {
+                Error::system("inherit", errno)
+                    .because(format_args!("LISTEN_FDS is {}, and descriptor {fd} is not open", self.count))
+            })?;
+        }
+        Ok(())
     }
 
     fn names(&self) -> impl Iterator<Item = &[u8]> {

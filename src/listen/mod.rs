@@ -164,7 +164,7 @@ fn make_socket(
     flags.set(SocketFlags::CLOEXEC, options.close_on_exec.or(true));
     flags.set(SocketFlags::NONBLOCK, options.nonblocking.or(false));
     let socket = rustix::io::retry_on_intr(|| rustix::net::socket_with(family, kind, flags, protocol))?;
-    Ok(crate::accept::above_standard(socket))
+    Ok(crate::sys::above_standard(socket))
 }
 
 fn before_bind(socket: BorrowedFd<'_>, options: &Options<'_>) -> Result<()> {

@@ -4,7 +4,9 @@
 //! has returned, and reset it when the handler has crashed or the drain time is over.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,14 +20,45 @@ use super::{Level, Server};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::sys::process::{self, End, Fork};
+use crate::sys::shared::{Plain, Shared};
 use crate::sys::{self, signal};
 
 /// How often a child is looked after that has no pidfd, and how long fork(2) rests after it failed.
 const REST: Duration = Duration::from_millis(50);
 
 /// A server's children.
-#[derive(Debug)]
-pub struct Children(Mutex<State>);
+pub struct Children {
+    state: Mutex<State>,
+    /// Which places' handlers have returned, said by the children themselves. A program that ignores SIGCHLD, or waits
+    /// for any child, keeps their exit status from everybody else.
+    returned: Shared<Returned>,
+}
+
+/// A bit for each place.
+struct Returned([AtomicU64; 1024]);
+
+impl Plain for Returned {}
+
+impl Default for Returned {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Returned {
+    fn set(&self, place: usize, returned: bool) {
+        let bit = 1 << (place % 64);
+        match self.0.get(place / 64) {
+            Some(word) if returned => drop(word.fetch_or(bit, Ordering::AcqRel)),
+            Some(word) => drop(word.fetch_and(!bit, Ordering::AcqRel)),
+            None => {}
+        }
+    }
+
+    fn get(&self, place: usize) -> bool {
+        self.0.get(place / 64).is_some_and(|word| word.load(Ordering::Acquire) & (1 << (place % 64)) != 0)
+    }
+}
 
 #[derive(Debug)]
 struct State {
@@ -46,6 +79,12 @@ struct Child {
     connection: Owned,
 }
 
+impl fmt::Debug for Children {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.state.fmt(out)
+    }
+}
+
 impl Children {
     /// At most so many at once.
     pub fn new(most: usize) -> Result<Self> {
@@ -53,11 +92,12 @@ impl Children {
         children.try_reserve_exact(most).map_err(|_| Error::system("server", Errno::NOMEM))?;
         children.resize_with(most, || None);
         let state = State { children, running: 0, most, waiting: VecDeque::new(), no_fork_until: None };
-        Ok(Self(Mutex::new(state)))
+        let returned = Shared::new().map_err(|errno| Error::system("mmap", errno))?;
+        Ok(Self { state: Mutex::new(state), returned })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether a connection would get a child at once.
@@ -92,23 +132,24 @@ impl Children {
             if !may_fork || state.running >= state.most {
                 return;
             }
+            let Some(place) = state.children.iter().position(Option::is_none) else { return };
             let Some(connection) = state.waiting.pop_front() else { return };
             drop(state);
+            self.returned.set(place, false);
             match process::fork() {
-                Ok(Fork::Child) => run_child(server, connection),
-                Ok(Fork::Parent(pid)) => self.adopt(server, pid, connection),
+                Ok(Fork::Child) => self.run_child(server, connection, place),
+                Ok(Fork::Parent(pid)) => self.adopt(server, place, pid, connection),
                 Err(errno) => return self.no_fork(server, connection, errno),
             }
         }
     }
 
-    fn adopt(&self, server: &Server, pid: Pid, connection: Owned) {
+    fn adopt(&self, server: &Server, place: usize, pid: Pid, connection: Owned) {
         // Nobody else reaps this child, unless the program waits for any: its number is good until then.
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok();
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).map(sys::above_standard).ok();
         let mut state = self.state();
         state.no_fork_until = None;
         state.running += 1;
-        let Some(place) = state.children.iter().position(Option::is_none) else { return };
         let watched = pidfd.as_ref().is_some_and(|pidfd| {
             let token = Token::Child(u32::try_from(place).unwrap_or(u32::MAX));
             epoll::add(server.epoll(), pidfd, token.into(), EventFlags::IN).is_ok()
@@ -181,6 +222,9 @@ impl Children {
         match end {
             End::Exited(status) if status != 0 => server.handler_failed(format_args!("exit status {status}")),
             End::Signalled(signal) => server.handler_failed(format_args!("signal {signal}")),
+            End::Unknown if !self.returned.get(place) => {
+                server.handler_failed(format_args!("an end whose status somebody else took"));
+            }
             _ => return child.connection.end(Ending::Close),
         }
         // The reply is not whole: the client must be able to tell.
@@ -200,7 +244,7 @@ impl Children {
 
     /// In a child: closes its copies of its siblings' descriptors, without a lock that its parent may have held.
     fn close_copies(&self) {
-        if let Ok(state) = self.0.try_lock() {
+        if let Ok(state) = self.state.try_lock() {
             for child in state.children.iter().flatten() {
                 if let Ok(socket) = sys::borrow(child.connection.descriptor(), "child") {
                     drop(sys::own(socket));
@@ -216,19 +260,18 @@ impl Children {
             }
         }
     }
-}
 
-/// A child's whole life: the handler, and nothing of the server's.
-fn run_child(server: &Arc<Server>, connection: Owned) -> ! {
-    signal::ignore_stop_signals();
-    if let Some(children) = server.children() {
-        children.close_copies();
+    /// A child's whole life: the handler, and nothing of the server's.
+    fn run_child(&self, server: &Arc<Server>, connection: Owned, place: usize) -> ! {
+        signal::ignore_stop_signals();
+        self.close_copies();
+        server.close_copies();
+        server.restore_mask_for_child();
+        let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            connection.serve_in_child(|id| server.handle(id));
+        }));
+        self.returned.set(place, whole.is_ok());
+        // A handler's panic ends like a crash: the parent counts it and resets the connection.
+        process::exit(if whole.is_ok() { 0 } else { 101 });
     }
-    server.close_copies();
-    server.restore_mask_for_child();
-    let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        connection.serve_in_child(|id| server.handle(id));
-    }));
-    // A handler's panic ends like a crash: the parent counts it and resets the connection.
-    process::exit(if whole.is_ok() { 0 } else { 101 });
 }

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -245,7 +245,9 @@ impl Slot {
         counters::add(&server.counters().bytes_in, bytes_in);
         counters::add(&server.counters().bytes_out, bytes_out);
         match socket {
-            Some(socket) if ending == Ending::Abort as u8 => abort(socket),
+            // Not by SO_LINGER: a child of the program may have a copy of the descriptor, and closing this one then
+            // does nothing.
+            Some(socket) if ending == Ending::Abort as u8 => sys::socket::reset(socket.as_fd()),
             Some(socket) if !at_end => server.linger(socket),
             // Dropping it closes it: its peer has sent all that it will.
             closed => drop(closed),
@@ -304,11 +306,6 @@ impl ConnectionId {
 
 fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
     rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
-}
-
-/// Closes by a reset.
-fn abort(socket: OwnedFd) {
-    let _ = rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO));
 }
 
 /// A connection for the time of one call: its descriptor stays open.

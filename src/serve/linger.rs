@@ -26,6 +26,10 @@ const READS: usize = 64;
 /// What is waited for: input, or the peer's end. The edges, since there is no more to do until the next one.
 const INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
+/// The same, and the acknowledgement of the last byte: the kernel reports it as a change of a socket that can be written
+/// to.
+const ARRIVAL: EventFlags = INPUT.union(EventFlags::OUT);
+
 /// Connections that linger, in the order of their deadlines.
 #[derive(Debug, Default)]
 pub struct Linger(Mutex<Queue>);
@@ -54,8 +58,14 @@ enum Peer {
 
 impl Linger {
     /// Ends this side of a connection and waits for the other in `epoll`, where `token` makes its events known. True
-    /// where it is the first to wait, whose deadline somebody has to watch.
-    pub fn add(&self, socket: OwnedFd, epoll: BorrowedFd<'_>, token: impl FnOnce(u64) -> EventData) -> bool {
+    /// where it is the first to wait, whose deadline somebody has to watch. `at_once`: as for [`Linger::on_event`].
+    pub fn add(
+        &self,
+        socket: OwnedFd,
+        epoll: BorrowedFd<'_>,
+        token: impl FnOnce(u64) -> EventData,
+        at_once: bool,
+    ) -> bool {
         if rustix::net::shutdown(&socket, Shutdown::Write).is_err() {
             return false;
         }
@@ -67,7 +77,7 @@ impl Linger {
             return false;
         }
         let token = token(queue.first + queue.entries.len() as u64);
-        if epoll::add(epoll, &socket, token, INPUT).is_err() {
+        if epoll::add(epoll, &socket, token, if at_once { ARRIVAL } else { INPUT }).is_err() {
             return false;
         }
         queue.entries.push_back(Some(Entry { socket, deadline: Deadline::after(PATIENCE) }));
@@ -109,14 +119,13 @@ impl Linger {
         queue.count < before
     }
 
-    /// Closes those whose reply has arrived, and lets the others' events tell when it has: the kernel reports the
-    /// acknowledgement of the last byte as a change of a socket that can be written to.
+    /// Closes those whose reply has arrived, and lets the others' events tell when it has.
     pub fn hasten(&self, epoll: BorrowedFd<'_>, token: impl Fn(u64) -> EventData) {
         self.evict();
         let queue = self.queue();
         for (number, entry) in (queue.first..).zip(&queue.entries) {
             if let Some(entry) = entry {
-                let _ = epoll::modify(epoll, &entry.socket, token(number), INPUT | EventFlags::OUT);
+                let _ = epoll::modify(epoll, &entry.socket, token(number), ARRIVAL);
             }
         }
     }

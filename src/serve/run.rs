@@ -31,13 +31,41 @@ impl Server {
     /// Runs until stopped and drained, on this thread.
     pub fn run(self: &Arc<Self>) -> Result<()> {
         self.begin("oyez_server_run")?;
-        self.run_to_the_end()
+        if let Err(error) = self.catch_signals() {
+            self.life().phase = Phase::New;
+            return Err(error);
+        }
+        // Where every thread of the program has the signals blocked, this one takes them.
+        let mask = match self.options().stop_on_signals {
+            true => signal::unblock(Signals::of(&STOP_SIGNALS)),
+            false => signal::block(Signals::of(&[])),
+        };
+        self.remember_mask(mask);
+        let no_sigpipe = self.is_sequential().then(NoSigpipe::new);
+        let outcome = self.run_to_the_end();
+        drop(no_sigpipe);
+        signal::restore(mask);
+        outcome
     }
 
     /// Runs on a thread of its own.
     pub fn start(self: &Arc<Self>) -> Result<()> {
         self.begin("oyez_server_start")?;
-        self.remember_mask(signal::block(Signals::of(&[])));
+        let started = self.catch_signals().and_then(|()| {
+            self.remember_mask(signal::block(Signals::of(&[])));
+            let mut life = self.life();
+            let thread = thread::spawn::<Runner>(self, self.signals_blocked_in_runner());
+            life.thread = Some(thread.map_err(|errno| hint::for_limits(Error::system("pthread_create", errno)))?);
+            Ok(())
+        });
+        if started.is_err() {
+            self.release_signals();
+            self.life().phase = Phase::New;
+        }
+        started
+    }
+
+    fn signals_blocked_in_runner(&self) -> Signals {
         let mut blocked = Signals::asynchronous();
         if self.options().stop_on_signals {
             blocked.remove(&STOP_SIGNALS);
@@ -47,17 +75,23 @@ impl Server {
             // the program's other threads, although nobody handles it.
             blocked.remove(&[libc::SIGCHLD]);
         }
-        let mut life = self.life();
-        match thread::spawn::<Runner>(self, blocked) {
-            Ok(thread) => {
-                life.thread = Some(thread);
-                Ok(())
-            }
-            Err(errno) => {
-                life.phase = Phase::New;
-                Err(hint::for_limits(Error::system("pthread_create", errno)))
-            }
+        blocked
+    }
+
+    /// From now on stop signals stop this server, if it asked for that.
+    fn catch_signals(&self) -> Result<()> {
+        if self.options().stop_on_signals {
+            self.slot().heed_signals(Some(self.options().drain));
+            let caught = signals::catch();
+            self.life().signals = Some(caught?);
         }
+        Ok(())
+    }
+
+    fn release_signals(&self) {
+        self.slot().heed_signals(None);
+        let caught = self.life().signals.take();
+        drop(caught);
     }
 
     fn begin(&self, function: &'static str) -> Result<()> {
@@ -79,36 +113,13 @@ impl Server {
     }
 
     fn run_to_the_end(self: &Arc<Self>) -> Result<()> {
-        let outcome = self.run_heeding_signals();
+        let outcome = self.loop_until_drained();
+        self.release_signals();
         self.set_phase(Phase::Ended);
         if self.slot().is_closed_by_handler() {
             self.slot().release();
         }
         outcome
-    }
-
-    fn run_heeding_signals(self: &Arc<Self>) -> Result<()> {
-        if self.options().stop_on_signals {
-            self.slot().heed_signals(Some(self.options().drain));
-        }
-        let before = signal::block(Signals::of(&[]));
-        let heeded = if self.options().stop_on_signals { Some(signals::heed()) } else { None };
-        let outcome = match heeded.transpose() {
-            Err(error) => Err(error),
-            Ok(_heeded) => {
-                if !self.runs_on_own_thread() {
-                    self.remember_mask(before);
-                }
-                let _no_sigpipe = self.is_sequential().then(NoSigpipe::new);
-                self.loop_until_drained()
-            }
-        };
-        self.slot().heed_signals(None);
-        outcome
-    }
-
-    fn runs_on_own_thread(&self) -> bool {
-        self.life().thread.is_some()
     }
 
     fn loop_until_drained(self: &Arc<Self>) -> Result<()> {

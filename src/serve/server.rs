@@ -22,7 +22,7 @@ use super::listeners::Listeners;
 use super::pool::{self, Pool};
 use super::registry::{self, Slot};
 use super::token::Token;
-use super::{ConnectionId, Level, Model, Options, ServerId, connection, table};
+use super::{ConnectionId, Level, Model, Options, ServerId, connection, signals, table};
 use crate::deadline::Deadline;
 use crate::error::{Code, Error, Result};
 use crate::listen::{self, Listener};
@@ -79,6 +79,8 @@ pub(super) struct Life {
     pub(super) phase: Phase,
     /// The thread of oyez_server_start(), to be joined.
     pub(super) thread: Option<Thread>,
+    /// Stop signals are caught for this server.
+    pub(super) signals: Option<signals::Caught>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -102,13 +104,16 @@ impl Server {
             return Err(failed("server")(Errno::NOMEM));
         }
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(failed("epoll_create"))?;
+        let epoll = sys::above_standard(epoll);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(failed("eventfd"))?;
+        let wake = sys::above_standard(wake);
         epoll::add(&epoll, &wake, Token::Wake.into(), EventFlags::IN).map_err(failed("epoll_ctl"))?;
         let timer = match handler {
             Some(_) => None,
             None => {
                 let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
                 let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(failed("timerfd_create"))?;
+                let timer = sys::above_standard(timer);
                 epoll::add(&epoll, &timer, Token::Timer.into(), EventFlags::IN).map_err(failed("epoll_ctl"))?;
                 Some(timer)
             }
@@ -311,8 +316,10 @@ impl Server {
 
     /// Lets a connection linger until its last bytes have arrived.
     pub(super) fn linger(&self, socket: OwnedFd) {
-        let first = self.linger.add(socket, self.epoll.as_fd(), |number| Token::Linger(number).into());
-        if first || self.slot.stop().is_some() {
+        let stopping = self.slot.stop().is_some();
+        let token = |number| Token::Linger(number).into();
+        let first = self.linger.add(socket, self.epoll.as_fd(), token, stopping);
+        if first || stopping {
             self.wake();
         }
     }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::sys::fork::PerProcess;
-use crate::sys::signal::{self, Dispositions, STOP_SIGNALS, Signals};
+use crate::sys::signal::{self, Dispositions};
 
 use super::registry;
 
@@ -16,13 +16,11 @@ struct Handler {
     before: Option<Dispositions>,
 }
 
-/// The handler is installed, and this thread takes the signals, until this is dropped.
-pub struct Heeded {
-    mask: Signals,
-}
+/// The handler is installed until this is dropped.
+pub struct Caught(());
 
 /// Installs the handler, unless another server has done so.
-pub fn heed() -> Result<Heeded> {
+pub fn catch() -> Result<Caught> {
     let failed = |errno| Error::system("sigaction", errno);
     let handler = HANDLER.get().ok_or_else(|| failed(rustix::io::Errno::NOMEM))?;
     let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
@@ -30,13 +28,11 @@ pub fn heed() -> Result<Heeded> {
         handler.before = Some(signal::install_stop_handler(registry::on_signal).map_err(failed)?);
     }
     handler.users += 1;
-    // Where every thread has them blocked, this one takes them.
-    Ok(Heeded { mask: signal::unblock(Signals::of(&STOP_SIGNALS)) })
+    Ok(Caught(()))
 }
 
-impl Drop for Heeded {
+impl Drop for Caught {
     fn drop(&mut self) {
-        signal::restore(self.mask);
         let Some(handler) = HANDLER.existing() else { return };
         let mut handler = handler.lock().unwrap_or_else(PoisonError::into_inner);
         handler.users = handler.users.saturating_sub(1);

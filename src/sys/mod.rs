@@ -11,7 +11,7 @@ pub mod thread;
 
 use std::ffi::{CStr, c_char};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
@@ -72,9 +72,18 @@ pub fn take_socket(fd: RawFd, function: &'static str) -> Result<OwnedFd> {
 
 /// Owns a descriptor that was borrowed from a caller who has given it away.
 pub fn own(fd: BorrowedFd<'_>) -> OwnedFd {
-    use std::os::fd::AsRawFd;
     // SAFETY: open, and given away by its owner, as the functions of the boundary document.
     unsafe { OwnedFd::from_raw_fd(fd.as_raw_fd()) }
+}
+
+/// Moves a descriptor out of the places of the standard streams. A program that was started without them would print
+/// to its client otherwise.
+pub fn above_standard(fd: OwnedFd) -> OwnedFd {
+    if fd.as_raw_fd() > 2 {
+        return fd;
+    }
+    // Where no descriptor is free, this one is better than none.
+    rustix::io::fcntl_dupfd_cloexec(&fd, 3).unwrap_or(fd)
 }
 
 /// Wakes whoever polls this eventfd. Async-signal-safe; errno stays as it was.

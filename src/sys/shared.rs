@@ -7,10 +7,10 @@ use std::ptr::{self, NonNull};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
-/// What may lie there: atomics alone, for which zero is a valid start, and which need no dropping.
+/// What may lie there: atomics alone, which mean the same in every process and need no dropping.
 pub trait Plain: Default + Sync + 'static {}
 
-/// A value in an anonymous shared mapping, starting as its default.
+/// A value in an anonymous shared mapping, which starts as its default.
 pub struct Shared<T: Plain> {
     place: NonNull<T>,
     owned: PhantomData<T>,

@@ -416,7 +416,7 @@ impl Connection {
 
     /// Reads what there is.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> Result<usize> {
-        let limits = self.limits(&self.slot.read_ms);
+        let limits = self.limits(&self.slot.read_ms, "read")?;
         let length = self.judge(transfer::read(self.slot.socket()?, buffer, &limits))?;
         self.note_read(length, buffer.len());
         if length == 0 && !buffer.is_empty() && self.slot.state.is_closing() {
@@ -428,7 +428,7 @@ impl Connection {
 
     /// Reads one line into `line` and puts a NUL behind it.
     pub fn read_line(&self, line: &mut [MaybeUninit<u8>]) -> Result<usize> {
-        let limits = self.limits(&self.slot.read_ms);
+        let limits = self.limits(&self.slot.read_ms, "read")?;
         let socket = self.slot.socket()?;
         let outcome = transfer::read_line(socket, line, &limits, |length| self.note_read(length, usize::MAX));
         let length = self.judge(outcome)?;
@@ -444,23 +444,28 @@ impl Connection {
 
     /// Writes all of it.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
-        let limits = self.limits(&self.slot.write_ms);
+        let limits = self.limits(&self.slot.write_ms, "write")?;
         self.judge(transfer::write(self.slot.socket()?, bytes, &limits))?;
         self.slot.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
     /// Until when a call may wait, and what else may end it.
-    fn limits(&self, other: &AtomicU32) -> transfer::Limits {
+    fn limits(&self, other: &AtomicU32, operation: &'static str) -> Result<transfer::Limits> {
         let lifetime = limit(&self.slot.lifetime_ms).map(|lifetime| {
             let end = self.slot.opened.load(Ordering::Relaxed).saturating_add(lifetime.as_nanos() as u64);
             deadline::clock_left(end)
         });
+        if lifetime.is_some_and(|left| left.is_zero()) {
+            let over =
+                Error::system(operation, Errno::AGAIN).because(format_args!("the connection's lifetime is over"));
+            return self.judge(Err(over));
+        }
         let shortest = [limit(other), limit(&self.slot.idle_ms), lifetime].into_iter().flatten().min();
         // On the server's own thread nobody else could end a wait when the drain time is over.
         let on_servers_thread = self.hold == Hold::Handler && self.slot.sequential.load(Ordering::Relaxed) != 0;
         let server = if on_servers_thread { self.slot.server() } else { None };
-        transfer::Limits { deadline: Deadline::after_optional(shortest), server }
+        Ok(transfer::Limits { deadline: Deadline::after_optional(shortest), server })
     }
 
     /// Says what a failed transfer means for this connection.

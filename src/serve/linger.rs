@@ -40,6 +40,8 @@ struct Queue {
     /// The sequence number of the first entry.
     first: u64,
     count: usize,
+    /// Whether they may go as soon as all has arrived, because the server stops.
+    hasty: bool,
 }
 
 #[derive(Debug)]
@@ -58,14 +60,8 @@ enum Peer {
 
 impl Linger {
     /// Ends this side of a connection and waits for the other in `epoll`, where `token` makes its events known. True
-    /// where it is the first to wait, whose deadline somebody has to watch. `at_once`: as for [`Linger::on_event`].
-    pub fn add(
-        &self,
-        socket: OwnedFd,
-        epoll: BorrowedFd<'_>,
-        token: impl FnOnce(u64) -> EventData,
-        at_once: bool,
-    ) -> bool {
+    /// where it is the first to wait, whose deadline somebody has to watch.
+    pub fn add(&self, socket: OwnedFd, epoll: BorrowedFd<'_>, token: impl FnOnce(u64) -> EventData) -> bool {
         if rustix::net::shutdown(&socket, Shutdown::Write).is_err() {
             return false;
         }
@@ -77,7 +73,7 @@ impl Linger {
             return false;
         }
         let token = token(queue.first + queue.entries.len() as u64);
-        if epoll::add(epoll, &socket, token, if at_once { ARRIVAL } else { INPUT }).is_err() {
+        if epoll::add(epoll, &socket, token, if queue.hasty { ARRIVAL } else { INPUT }).is_err() {
             return false;
         }
         queue.entries.push_back(Some(Entry { socket, deadline: Deadline::after(PATIENCE) }));
@@ -85,12 +81,13 @@ impl Linger {
         queue.count == 1
     }
 
-    /// Something happened on the connection of that number. `at_once`: it may go as soon as all has arrived.
-    pub fn on_event(&self, number: u64, at_once: bool) {
+    /// Something happened on the connection of that number.
+    pub fn on_event(&self, number: u64) {
         let mut queue = self.queue();
+        let hasty = queue.hasty;
         let index = usize::try_from(number.wrapping_sub(queue.first)).unwrap_or(usize::MAX);
         let done = queue.entries.get(index).and_then(Option::as_ref).is_some_and(|entry| {
-            matches!(drop_input(entry.socket.as_fd()), Peer::Done) || (at_once && has_arrived(entry.socket.as_fd()))
+            matches!(drop_input(entry.socket.as_fd()), Peer::Done) || (hasty && has_arrived(entry.socket.as_fd()))
         });
         if done {
             queue.remove(index);
@@ -108,21 +105,15 @@ impl Linger {
     /// Closes those whose reply has arrived, because descriptors are needed or the server stops. True where there was
     /// one.
     pub fn evict(&self) -> bool {
-        let mut queue = self.queue();
-        let before = queue.count;
-        for index in (0..queue.entries.len()).rev() {
-            let arrived = queue.entries.get(index).and_then(Option::as_ref);
-            if arrived.is_some_and(|entry| has_arrived(entry.socket.as_fd())) {
-                queue.remove(index);
-            }
-        }
-        queue.count < before
+        self.queue().evict()
     }
 
-    /// Closes those whose reply has arrived, and lets the others' events tell when it has.
+    /// From now on a connection may go as soon as its reply has arrived: those whose has are closed, and the others'
+    /// events will tell.
     pub fn hasten(&self, epoll: BorrowedFd<'_>, token: impl Fn(u64) -> EventData) {
-        self.evict();
-        let queue = self.queue();
+        let mut queue = self.queue();
+        queue.hasty = true;
+        queue.evict();
         for (number, entry) in (queue.first..).zip(&queue.entries) {
             if let Some(entry) = entry {
                 let _ = epoll::modify(epoll, &entry.socket, token(number), ARRIVAL);
@@ -155,6 +146,17 @@ impl Linger {
 }
 
 impl Queue {
+    fn evict(&mut self) -> bool {
+        let before = self.count;
+        for index in (0..self.entries.len()).rev() {
+            let arrived = self.entries.get(index).and_then(Option::as_ref);
+            if arrived.is_some_and(|entry| has_arrived(entry.socket.as_fd())) {
+                self.remove(index);
+            }
+        }
+        self.count < before
+    }
+
     fn remove(&mut self, index: usize) {
         if self.entries.get_mut(index).and_then(Option::take).is_some() {
             self.count -= 1;

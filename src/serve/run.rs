@@ -206,7 +206,7 @@ impl Server {
                 Token::Wake => drain_counter(self.waker()),
                 Token::Timer => self.timer().into_iter().for_each(drain_counter),
                 Token::Listener(number) => self.listeners().set_ready(number),
-                Token::Linger(number) => self.lingering().on_event(number, self.slot().stop().is_some()),
+                Token::Linger(number) => self.lingering().on_event(number),
                 Token::Child(place) => {
                     children_ended = true;
                     self.children().into_iter().for_each(|children| children.on_event(self, place));

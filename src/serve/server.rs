@@ -316,10 +316,8 @@ impl Server {
 
     /// Lets a connection linger until its last bytes have arrived.
     pub(super) fn linger(&self, socket: OwnedFd) {
-        let stopping = self.slot.stop().is_some();
-        let token = |number| Token::Linger(number).into();
-        let first = self.linger.add(socket, self.epoll.as_fd(), token, stopping);
-        if first || stopping {
+        let first = self.linger.add(socket, self.epoll.as_fd(), |number| Token::Linger(number).into());
+        if first || self.slot.stop().is_some() {
             self.wake();
         }
     }

@@ -144,10 +144,13 @@ fn remove_stale(path: &Path, address: &SocketAddrUnix, lock: Option<&DirectoryLo
     })
 }
 
-/// Whether a connection to the socket file finds anybody. Only a refusal says that nobody is there.
+/// Whether anybody has the socket file. Only a refusal says that nobody is there.
+///
+/// A datagram socket tries to connect: at a live stream socket it fails with EPROTOTYPE, so that the server does not see
+/// a client that says nothing, and one that is bound and about to listen is found as well.
 fn somebody_listens(address: &SocketAddrUnix) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let Ok(probe) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else {
+    let Ok(probe) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None) else {
         return true;
     };
     !matches!(retry_on_intr(|| rustix::net::connect(&probe, address)), Err(Errno::CONNREFUSED | Errno::NOENT))

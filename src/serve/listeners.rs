@@ -143,6 +143,14 @@ impl Listeners {
         self.set().listeners.get(index).cloned()
     }
 
+    /// Lets nobody begin to connect any more, where the kernel can: whose handshake is under way when a listener is
+    /// closed would be reset. Where somebody else shares the listener it is left alone. True where there was one.
+    pub fn refuse_beginners(&self) -> bool {
+        let set = self.set();
+        let own = set.listeners.iter().filter(|listener| !listener.shared);
+        own.filter(|listener| sys::socket::refuse_beginners(listener.as_fd()).is_ok()).count() > 0
+    }
+
     /// Takes a listener out of service. True if it was the last one alive.
     pub fn bury(&self, listener: &Listening, epoll: BorrowedFd<'_>) -> bool {
         listener.dead.store(true, Ordering::Release);
@@ -227,5 +235,9 @@ fn remove(listener: &Listening, epoll: BorrowedFd<'_>) {
     let _ = epoll::delete(epoll, &listener.socket);
     if let Some(file) = &listener.file {
         file.remove();
+    }
+    if !listener.shared {
+        // A copy that the program has given to a successor goes on.
+        sys::socket::welcome_beginners(listener.as_fd());
     }
 }

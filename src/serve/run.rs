@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, Event};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::time::Timespec;
 
 use super::connection::{self, Owned};
 use super::counters::add;
@@ -23,6 +24,9 @@ use crate::sys::thread::{self, Main};
 
 /// How many connections one turn accepts before others get their turn.
 const ACCEPTS: usize = 64;
+
+/// How long the kernel may take to complete a handshake on this host.
+const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000 };
 
 /// How long handlers whose connections were cut get to return.
 const GRACE: Duration = Duration::from_millis(250);
@@ -241,6 +245,10 @@ impl Server {
     fn drain(self: &Arc<Self>) {
         let under_way = self.active();
         let before = super::counters::value(&self.counters().drained);
+        if self.listeners().refuse_beginners() {
+            // Who began before that is being connected on another processor, or has been.
+            let _ = rustix::thread::nanosleep(&HANDSHAKE);
+        }
         self.listeners().set_all_ready();
         let mut hastened = false;
         loop {

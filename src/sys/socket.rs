@@ -71,6 +71,40 @@ pub fn unsent(socket: BorrowedFd<'_>) -> Result<usize, Errno> {
     check(failed).map(|()| usize::try_from(bytes).unwrap_or(0))
 }
 
+/// Lets a listening TCP socket drop those who begin to connect, and nobody else: their first packet is repeated after a
+/// second. See SO_ATTACH_FILTER in socket(7).
+pub fn refuse_beginners(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    const SYN: u32 = 0x02;
+    const SYN_OR_ACK: u32 = 0x12;
+    let step = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        // The flags of the TCP header, at which a TCP socket's filter begins to look.
+        step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, 13),
+        step(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN_OR_ACK),
+        step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: a program of that length, copied during the call.
+    let failed = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            length,
+        )
+    };
+    check(failed)
+}
+
+/// Takes that back.
+pub fn welcome_beginners(listener: BorrowedFd<'_>) {
+    let _ = set_option(listener, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, 0);
+}
+
 /// Accepts by accept(2) and fcntl(2), where a sandbox refuses accept4(2).
 pub fn accept_without_accept4(listener: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     // SAFETY: no address is asked for.

@@ -14,6 +14,10 @@ use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::hint;
 
+/// How long accepting has to work again before a shortage is over: one that comes and goes with every client is one
+/// episode, and one report.
+const CALM: Duration = Duration::from_secs(1);
+
 /// How long accepting rests after a failure that stays: doubled from the first to the last.
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_millis(100);
@@ -32,8 +36,11 @@ pub struct Shortage {
 struct Episode {
     errno: Errno,
     since: Instant,
+    last_failure: Instant,
     rest: Duration,
     next_try: Deadline,
+    /// Whether accepting has worked since the last failure.
+    works: bool,
 }
 
 impl Shortage {
@@ -43,11 +50,11 @@ impl Shortage {
             return None;
         }
         let episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
-        episode.as_ref().filter(|episode| !episode.next_try.is_over()).map(|episode| episode.errno)
+        episode.as_ref().filter(|episode| !episode.works && !episode.next_try.is_over()).map(|episode| episode.errno)
     }
 
-    /// When the next try is due.
-    pub fn next_try(&self) -> Deadline {
+    /// When the next try is due, or the episode may be over.
+    pub fn next_look(&self) -> Deadline {
         if !self.lasts.load(Ordering::Acquire) {
             return Deadline::NEVER;
         }
@@ -61,33 +68,52 @@ impl Shortage {
             return false;
         }
         let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(episode) = episode.as_mut() {
-            episode.next_try = Deadline::after(Duration::ZERO);
+        match episode.as_mut().filter(|episode| !episode.works) {
+            Some(episode) => {
+                episode.next_try = Deadline::after(Duration::ZERO);
+                true
+            }
+            None => false,
         }
-        true
     }
 
     /// Another failure. True for the first one of an episode.
     fn begin(&self, errno: Errno) -> bool {
         let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         let (first, since, rest) = match episode.as_ref() {
-            None => (true, Instant::now(), FIRST_REST),
+            None => (true, now, FIRST_REST),
+            Some(episode) if episode.works => (false, episode.since, FIRST_REST),
             Some(episode) => (false, episode.since, (episode.rest * 2).min(LONGEST_REST)),
         };
-        *episode = Some(Episode { errno, since, rest, next_try: Deadline::after(rest) });
+        let next_try = Deadline::after(rest);
+        *episode = Some(Episode { errno, since, last_failure: now, rest, next_try, works: false });
         self.lasts.store(true, Ordering::Release);
         first
     }
 
-    /// Accepting works again: how long it did not.
-    fn end(&self) -> Option<Duration> {
+    /// Accepting has worked.
+    fn works(&self) {
         self.retries.store(0, Ordering::Relaxed);
+        if !self.lasts.load(Ordering::Acquire) {
+            return;
+        }
+        let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(episode) = episode.as_mut().filter(|episode| !episode.works) {
+            episode.works = true;
+            episode.next_try = Deadline::after(CALM.saturating_sub(episode.last_failure.elapsed()));
+        }
+    }
+
+    /// Ends an episode after which accepting has worked for long enough: how long it took.
+    fn end(&self) -> Option<Duration> {
         if !self.lasts.load(Ordering::Acquire) {
             return None;
         }
-        let episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut episode = self.episode.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = episode.take_if(|episode| episode.works && episode.next_try.is_over())?;
         self.lasts.store(false, Ordering::Release);
-        episode.map(|episode| episode.since.elapsed())
+        Some(over.last_failure.duration_since(over.since))
     }
 }
 
@@ -119,7 +145,7 @@ impl Server {
             listener.keep_nonblocking();
             let errno = match accept::try_accept(std::os::fd::AsFd::as_fd(listener)) {
                 Ok((socket, peer)) => {
-                    self.shortage_ended();
+                    self.shortage().works();
                     counters::add(&self.counters().accepted, 1);
                     return Owned::open(self, socket, &peer, self.is_by_hand());
                 }
@@ -182,9 +208,10 @@ impl Server {
         self.report(Level::Warning, event, line);
     }
 
-    fn shortage_ended(&self) {
+    /// Reports the end of a shortage, some time after the last failure.
+    pub(super) fn look_after_shortage(&self) {
         if let Some(time) = self.shortage().end() {
-            let line = format_args!("accepting goes on after {} ms", time.as_millis());
+            let line = format_args!("accepting works again; the shortage lasted {} ms", time.as_millis());
             self.report(Level::Info, c"accepting_again", line);
         }
     }

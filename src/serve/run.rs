@@ -224,6 +224,7 @@ impl Server {
     /// What is due although no event says so.
     fn look_after(self: &Arc<Self>, children_ended: bool) {
         self.lingering().expire();
+        self.look_after_shortage();
         if let Some(pool) = self.pool() {
             pool.staff(self);
         }
@@ -238,7 +239,7 @@ impl Server {
     pub(super) fn next_look(&self) -> Deadline {
         let pool = self.pool().map_or(Deadline::NEVER, super::pool::Pool::next_try);
         let children = self.children().map_or(Deadline::NEVER, super::children::Children::next_look);
-        self.shortage().next_try().earlier(self.lingering().deadline()).earlier(pool).earlier(children)
+        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children)
     }
 
     /// Serves whom the kernel has connected, closes the listeners, lets connections finish, and cuts the rest.

@@ -56,13 +56,14 @@ test-rust: tools
 	$(CARGO) test
 
 test-c: library
-	tests/c/run.sh $(CURDIR)/$(BUILD)/c $(CURDIR)/$(LIBRARY)
+	tests/c/run.sh $(BUILD)/c $(LIBRARY)
 
 test-python: examples
 	OYEZ_LIBRARY=$(CURDIR)/$(LIBRARY)/liboyez.so OYEZ_EXAMPLES=$(CURDIR)/$(BUILD)/examples tests/python/run.sh
 
 valgrind: library
-	tests/c/valgrind.sh $(CURDIR)/$(BUILD)/c $(CURDIR)/$(LIBRARY)
+	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)
+	tests/c/valgrind.sh $(BUILD)/c $(LIBRARY)
 
 clean:
 	$(CARGO) clean

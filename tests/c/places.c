@@ -1,0 +1,126 @@
+/* Surroundings: see places.h. */
+#define _GNU_SOURCE
+#include "places.h"
+#include "check.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <net/if.h>
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd == -1)
+        return -1;
+    ssize_t count = write(fd, text, strlen(text));
+    close(fd);
+    return count == (ssize_t)strlen(text) ? 0 : -1;
+}
+
+/* Root of a user namespace may do the same, where the system lets everybody make one. */
+static int unshare_as_user(void)
+{
+    char map[60];
+    int user = (int)getuid();
+    int group = (int)getgid();
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNET) == -1)
+        return -1;
+    write_file("/proc/self/setgroups", "deny");
+    snprintf(map, sizeof map, "0 %d 1", user);
+    if (write_file("/proc/self/uid_map", map) == -1)
+        return -1;
+    snprintf(map, sizeof map, "0 %d 1", group);
+    return write_file("/proc/self/gid_map", map);
+}
+
+void place_network(void)
+{
+    if (unshare(CLONE_NEWNET) == -1 && unshare_as_user() == -1)
+        SKIP("no network namespace is permitted here");
+}
+
+void place_loopback_up(void)
+{
+    struct ifreq request = { 0 };
+    int fd = (int)MUST(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    strcpy(request.ifr_name, "lo");
+    MUST(ioctl(fd, SIOCGIFFLAGS, &request));
+    request.ifr_flags |= IFF_UP;
+    MUST(ioctl(fd, SIOCSIFFLAGS, &request));
+    MUST(close(fd));
+}
+
+void place_sysctl(const char *path, const char *value)
+{
+    if (write_file(path, value) == -1)
+        SKIP("this sysctl cannot be set here");
+}
+
+int place_sysctl_number(const char *path)
+{
+    char text[40] = "";
+    int fd = (int)MUST(open(path, O_RDONLY | O_CLOEXEC));
+    MUST(read(fd, text, sizeof text - 1));
+    MUST(close(fd));
+    return atoi(text);
+}
+
+void place_refuse_family(int family, int number)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_socket, 0, 3),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[0])),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)family, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)number & SECCOMP_RET_DATA)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof filter / sizeof filter[0], filter };
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == -1)
+        SKIP("no seccomp filter is permitted here");
+}
+
+int place_entries(const char *folder)
+{
+    int count = -2;
+    DIR *list = opendir(folder);
+    CHECK(list != NULL);
+    while (readdir(list) != NULL)
+        count++;
+    closedir(list);
+    return count;
+}
+
+void place_descriptor_limit(int limit)
+{
+    struct rlimit value;
+    MUST(getrlimit(RLIMIT_NOFILE, &value));
+    value.rlim_cur = (rlim_t)limit;
+    MUST(setrlimit(RLIMIT_NOFILE, &value));
+}
+
+int place_descriptors_left(int more)
+{
+    struct rlimit value;
+    int limit = 3;
+    MUST(getrlimit(RLIMIT_NOFILE, &value));
+    for (int left = more; left > 0 || fcntl(limit, F_GETFD) != -1; limit++)
+        left -= fcntl(limit, F_GETFD) == -1;
+    place_descriptor_limit(limit);
+    return (int)value.rlim_cur;
+}

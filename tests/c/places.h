@@ -1,0 +1,21 @@
+/* A network of one's own, and other surroundings that a test needs. */
+#ifndef PLACES_H
+#define PLACES_H
+
+/* Puts this process into a network namespace of its own; the test is skipped where that is not permitted. */
+void place_network(void);
+/* Brings the loopback interface of that namespace up. */
+void place_loopback_up(void);
+/* Writes a value to a file of /proc/sys. */
+void place_sysctl(const char *path, const char *value);
+/* Reads a number from there. */
+int place_sysctl_number(const char *path);
+/* From now on socket(2) of this family fails with this errno; the test is skipped where that cannot be done. */
+void place_refuse_family(int family, int number);
+/* What is in a folder, "." and ".." aside. */
+int place_entries(const char *folder);
+/* Lets this process open `more` descriptors and no further. Returns the limit from before. */
+int place_descriptors_left(int more);
+void place_descriptor_limit(int limit);
+
+#endif

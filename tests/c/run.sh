@@ -1,0 +1,140 @@
+#!/usr/bin/env bash
+# Compiles and runs the C tests: tests/c/run.sh BUILD_DIR LIB_DIR
+#
+# Programs and their output go to BUILD_DIR; liboyez.so and liboyez.a are taken from LIB_DIR. Each test program is
+# compiled as C99, C11 and C17, linked with the shared library and with the static one, and run in both forms, as many
+# at a time as $JOBS says (2). $CC and $CXX choose the compilers.
+# The last line is "c tests: N passed, N failed, N skipped"; the exit code is 1 on any failure, or if nothing ran.
+set -u
+
+if [ $# -ne 2 ]; then
+    echo "usage: $0 BUILD_DIR LIB_DIR" >&2
+    exit 2
+fi
+mkdir -p "$1" || exit 1
+build=$(cd "$1" && pwd)
+library=$(cd "$2" && pwd) || exit 1
+cd "$(dirname "$0")" || exit 1
+cc=${CC:-gcc}
+cxx=${CXX:-g++}
+jobs=${JOBS:-2}
+include=../../include
+warnings=(-pedantic -Wall -Wextra -Werror)
+helpers=(check watch expect clients places serving models storm)
+# Their static form adds nothing to the shared one but time.
+shared_only=(test_dlopen)
+failed=0
+
+problem() {
+    echo "FAILED $*"
+    failed=$((failed + 1))
+}
+
+# At most $jobs of them at a time.
+take_turn() {
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
+        wait -n
+    done
+}
+
+# The header alone, in every language it speaks; included twice, too.
+check_header() {
+    printf '#include "oyez.h"\n#include "oyez.h"\nint main(void) { return oyez_version() == 0; }\n' >"$build/header.c"
+    cp "$build/header.c" "$build/header.cpp"
+    local standard
+    for standard in c99 c11 c17; do
+        "$cc" -std=$standard "${warnings[@]}" -I"$include" -fsyntax-only "$build/header.c" || problem "header as $standard"
+    done
+    for standard in c++11 c++17 c++20; do
+        "$cxx" -std=$standard "${warnings[@]}" -I"$include" -fsyntax-only "$build/header.cpp" ||
+            problem "header as $standard"
+    done
+}
+
+compile() { # name
+    local standard
+    for standard in c99 c11; do
+        "$cc" -std=$standard "${warnings[@]}" -I"$include" -fsyntax-only "$1.c" || return 1
+    done
+    "$cc" -std=c17 "${warnings[@]}" -O1 -g -pthread -I"$include" -c "$1.c" -o "$build/$1.o"
+}
+
+is_shared_only() { # name
+    [[ " ${shared_only[*]} " == *" $1 "* ]]
+}
+
+link() { # name
+    local objects=("$build/$1.o") name
+    if [ "$1" = test_dlopen ]; then # loads the library itself
+        "$cc" -pthread "${objects[@]}" "$build/check.o" "$build/watch.o" -ldl -o "$build/$1.shared"
+        return
+    fi
+    for name in "${helpers[@]}"; do
+        objects+=("$build/$name.o")
+    done
+    "$cc" -pthread "${objects[@]}" -L"$library" -loyez -Wl,-rpath,"$library" -o "$build/$1.shared" &&
+        "$cc" -pthread "${objects[@]}" "$library/liboyez.a" -lpthread -ldl -lm -o "$build/$1.static"
+}
+
+compile_all() {
+    local name
+    rm -f "$build"/*.o "$build"/test_*
+    for name in "${helpers[@]}" "${tests[@]}"; do
+        take_turn
+        compile "$name" &
+    done
+    wait
+    for name in "${helpers[@]}" "${tests[@]}"; do
+        [ -e "$build/$name.o" ] || problem "compile $name"
+    done
+    for name in "${tests[@]}"; do
+        link "$name" || problem "link $name"
+    done
+}
+
+run_all() {
+    local name form
+    for form in shared static; do
+        for name in "${tests[@]}"; do
+            if [ $form = static ] && is_shared_only "$name"; then
+                continue
+            fi
+            take_turn
+            (
+                OYEZ_LIBRARY="$library/liboyez.so" "$build/$name.$form" >"$build/$name.$form.out" 2>&1
+                echo $? >"$build/$name.$form.code"
+            ) &
+            programs+=("$name.$form")
+        done
+    done
+    wait
+}
+
+report() {
+    local program line passed=0 skipped=0
+    for program in "${programs[@]}"; do
+        echo "== $program"
+        cat "$build/$program.out"
+        line=$(tail -n 1 "$build/$program.out")
+        if [[ $line =~ ^([0-9]+)\ passed,\ ([0-9]+)\ failed,\ ([0-9]+)\ skipped$ ]]; then
+            passed=$((passed + BASH_REMATCH[1]))
+            failed=$((failed + BASH_REMATCH[2]))
+            skipped=$((skipped + BASH_REMATCH[3]))
+        else
+            problem "$program: no closing line, exit code $(cat "$build/$program.code" 2>/dev/null)"
+        fi
+    done
+    echo "c tests: $passed passed, $failed failed, $skipped skipped"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+}
+
+programs=()
+# Those that take longest come first.
+tests=(test_threads test_lifecycle test_accept test_descriptors test_stop test_processes)
+for file in test_*.c; do
+    [[ " ${tests[*]} " == *" ${file%.c} "* ]] || tests+=("${file%.c}")
+done
+check_header
+compile_all
+run_all
+report

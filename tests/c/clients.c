@@ -156,7 +156,8 @@ void client_reset(int fd)
 {
     struct sockaddr nowhere = { 0 };
     nowhere.sa_family = AF_UNSPEC;
-    MUST(connect(fd, &nowhere, sizeof nowhere));
+    if (connect(fd, &nowhere, sizeof nowhere) == -1)
+        CHECK(errno == EINVAL); /* a Unix socket: there is no reset */
     MUST(close(fd));
 }
 

@@ -124,3 +124,14 @@ int place_descriptors_left(int more)
     place_descriptor_limit(limit);
     return (int)value.rlim_cur;
 }
+
+void place_few_threads(int most)
+{
+    enum { SOMEBODY = 54321 };
+    struct rlimit limit = { (rlim_t)most, (rlim_t)most };
+    if (geteuid() != 0)
+        SKIP("only root can become somebody else");
+    MUST(setrlimit(RLIMIT_NPROC, &limit));
+    MUST(setgid(SOMEBODY));
+    MUST(setuid(SOMEBODY));
+}

@@ -18,4 +18,8 @@ int place_entries(const char *folder);
 int place_descriptors_left(int more);
 void place_descriptor_limit(int limit);
 
+/* Becomes a user of whom nothing else runs, and who may have `most` threads and processes; the test is skipped where
+   that is not possible. */
+void place_few_threads(int most);
+
 #endif

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -343,6 +344,39 @@ static void closing_what_never_ran(void)
     }
 }
 
+/* exit(3) in a handler, while others are served and lines are read: the process ends, and does not hang. */
+static void exit_inside(oyez_conn connection, void *unused)
+{
+    char line[8];
+    (void)unused;
+    if (oyez_conn_read_line(connection, line, sizeof line) == 4)
+        exit(0);
+}
+
+static void serve_until_exit(void *path)
+{
+    char address[200];
+    snprintf(address, sizeof address, "unix:%s", (const char *)path);
+    oyez_serve(address, exit_inside, NULL, NULL);
+    CHECK(!"reached");
+}
+
+static void a_handler_that_exits(void)
+{
+    char path[180];
+    snprintf(path, sizeof path, "%s/a.sock", check_folder());
+    for (int round = 0; round < 10; round++) {
+        int clients[5];
+        pid_t child = check_fork(serve_until_exit, path);
+        for (int i = 0; i < 5; i++)
+            CHECK_SOON((clients[i] = client_try_unix(path)) != -1);
+        client_send_text(clients[2], "exit\n");
+        check_join(child);
+        for (int i = 0; i < 5; i++)
+            MUST(close(clients[i]));
+    }
+}
+
 static const check_case cases[] = {
     CASE(without_a_listener),
     CASE(without_a_handler),
@@ -360,6 +394,7 @@ static const check_case cases[] = {
     CASE(a_paused_server_does_nothing),
     CASE(an_idle_server_costs_nothing),
     CASE(closing_what_never_ran),
+    CASE(a_handler_that_exits),
 };
 
 CHECK_MAIN(cases)

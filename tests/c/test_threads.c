@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "clients.h"
 #include "models.h"
+#include "places.h"
 
 #include <dirent.h>
 #include <signal.h>
@@ -266,6 +267,39 @@ static void hundreds_of_servers(void)
     CHECK(check_memory() - memory < 3000);
 }
 
+/* No more threads can be made: clients wait for those there are, and nobody is turned away. */
+static void serve_with_few(void *unused)
+{
+    int clients[8];
+    gate at = gate_make();
+    oyez_server_options options = serve_options(OYEZ_THREADS);
+    (void)unused;
+    place_few_threads(4); /* this one, the server's, and two for handlers */
+    served server = serve(serve_hello_behind_gate, &at, &options);
+    for (int i = 0; i < 8; i++)
+        clients[i] = client_connect(server.port);
+    gate_await(&at, 1);
+    check_nap(200);
+    CHECK(gate_arrived(&at) <= 1);
+    long cpu = check_cpu_ms();
+    check_nap(500);
+    CHECK(check_cpu_ms() - cpu < 100);
+    gate_open(&at);
+    for (int i = 0; i < 8; i++) {
+        client_expect(clients[i], "hello\n");
+        CHECK_EQ_INT(client_ending(clients[i]), 0);
+        MUST(close(clients[i]));
+    }
+    CHECK_EQ_INT(serve_stats(server).accepted, 8);
+    serve_end(server);
+    gate_end(&at);
+}
+
+static void when_no_more_threads_can_be_made(void)
+{
+    check_join(check_fork(serve_with_few, NULL));
+}
+
 static const check_case cases[] = {
     CASE_WITHIN(100, many_at_once),
     CASE_WITHIN(100, ten_thousand_in_a_row),
@@ -277,6 +311,7 @@ static const check_case cases[] = {
     CASE(nothing_is_inherited),
     CASE(in_a_storm),
     CASE(counts),
+    CASE(when_no_more_threads_can_be_made),
     CASE(a_handler_that_does_not_return_holds_one_thread),
     CASE(no_more_handlers_than_workers),
     CASE(those_beyond_the_workers_wait_in_the_kernel),

@@ -153,7 +153,7 @@ static void queued_clients_are_served(void)
 
 /* Clients connect as fast as they can while servers stop: whoever is connected gets an answer. On a busy machine the
    kernel may complete a handshake so late that nothing can save it; without care it is one in every ten stops or so. */
-enum { HARD_STOPS = 60, MOST_LOST = 2 };
+enum { HARD_STOPS = 60, MOST_LOST = 4 };
 
 typedef struct hurry {
     int port;

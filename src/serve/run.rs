@@ -249,6 +249,11 @@ impl Server {
         if self.listeners().refuse_beginners() {
             // Who began before that is being connected on another processor, or has been.
             let _ = rustix::thread::nanosleep(&HANDSHAKE);
+            self.listeners().set_all_ready();
+            if self.accept_all() {
+                // A busy server has stragglers.
+                let _ = rustix::thread::nanosleep(&HANDSHAKE);
+            }
         }
         self.listeners().set_all_ready();
         let mut hastened = false;
@@ -278,7 +283,15 @@ impl Server {
     /// Accepts those that wait in the kernel's queues, and closes each listener whose queue was seen empty. True once
     /// none is left.
     fn empty_queues(self: &Arc<Self>) -> bool {
+        self.accept_all();
+        self.listeners().close_if(self.epoll(), |listener| !listener.is_ready())
+    }
+
+    /// Accepts those that wait in the kernel's queues. True where there was somebody.
+    fn accept_all(self: &Arc<Self>) -> bool {
+        let mut found = false;
         while let Some(connection) = self.accept_any() {
+            found = true;
             if self.is_sequential() {
                 let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
                 if turn.try_reserve(1).is_ok() {
@@ -289,7 +302,7 @@ impl Server {
             }
             self.dispatch(connection);
         }
-        self.listeners().close_if(self.epoll(), |listener| !listener.is_ready())
+        found
     }
 
     /// In the sequential model those who were accepted for the stop are served one after another.

@@ -132,7 +132,7 @@ impl Slot {
     }
 
     /// Asks for a stop; where one was asked for before, its time is over now.
-    fn ask_to_stop(&self, drain: Option<Duration>) {
+    pub fn ask_to_stop(&self, drain: Option<Duration>) {
         let end = drain.map_or(PATIENT, |drain| deadline::clock_after(drain).max(AT_ONCE));
         if self.stop.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire).is_err() {
             self.stop.store(AT_ONCE, Ordering::Release);
@@ -163,11 +163,6 @@ impl Slot {
             Some(Some(drain)) => i64::try_from(drain.as_millis()).unwrap_or(i64::MAX),
         };
         self.signal_drain.store(milliseconds, Ordering::Release);
-    }
-
-    /// As [`stop`], by one who has the server.
-    pub fn ask_to_stop_with(&self, drain: Option<Duration>) {
-        self.ask_to_stop(drain);
     }
 
     /// Whether the program has closed the server.

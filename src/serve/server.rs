@@ -211,7 +211,7 @@ impl Server {
         let server = registry::begin_close(id)?;
         let from_its_own_handler = connection::is_in_handler_of(&server);
         if server.slot.stop().is_none() {
-            server.slot.ask_to_stop_with(server.options.drain);
+            server.slot.ask_to_stop(server.options.drain);
         }
         if from_its_own_handler {
             // The server's loop gives the slot back when its handlers, this one among them, have returned.
@@ -329,7 +329,7 @@ impl Server {
     /// Ends the server because of a failure.
     pub(super) fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.slot.ask_to_stop_with(self.options.drain);
+        self.slot.ask_to_stop(self.options.drain);
     }
 
     pub(super) fn take_failure(&self) -> Option<Error> {

@@ -89,12 +89,8 @@ impl Pool {
     /// Whether a connection would find a thread. Where not, the next free thread accepts for itself.
     pub fn has_room(&self) -> bool {
         let mut state = self.state();
-        let may_make = state.no_thread_until.is_none_or(Deadline::is_over);
-        // Those who wait for a thread that is coming to life need no other.
-        let unstaffed = state.waiting.len() > state.starting.len();
-        let room = !unstaffed && (!state.idle.is_empty() || (may_make && state.has_seat()));
-        state.saturated = !room;
-        room
+        state.saturated = !state.has_room();
+        !state.saturated
     }
 
     /// Hands a connection to a thread, or keeps it until there is one.
@@ -124,8 +120,7 @@ impl Pool {
     pub fn staff(&self, server: &Arc<Server>) {
         loop {
             let mut state = self.state();
-            let may_make = state.no_thread_until.is_none_or(Deadline::is_over);
-            if !may_make || state.waiting.is_empty() || state.starting.len() >= state.waiting.len() {
+            if !state.may_make_thread() || state.waiting.is_empty() || state.starting.len() >= state.waiting.len() {
                 return;
             }
             let Some((index, ended)) = state.take_seat() else { return };
@@ -161,7 +156,8 @@ impl Pool {
     pub fn next_try(&self) -> Deadline {
         let state = self.state();
         let waits = !state.waiting.is_empty() || state.saturated;
-        state.no_thread_until.filter(|until| waits && !until.is_over()).unwrap_or(Deadline::NEVER)
+        // One that is over is due: it may have been none when the loop looked for room.
+        state.no_thread_until.filter(|_| waits && state.has_seat()).unwrap_or(Deadline::NEVER)
     }
 
     /// Whether no connection waits and no handler runs.
@@ -212,6 +208,13 @@ impl Pool {
         let mut state = self.state();
         loop {
             if let Some(work) = state.waiting.pop_front() {
+                // The loop may have looked between this thread's coming to life and now, and found nobody free.
+                let room_again = state.saturated && state.has_room();
+                state.saturated &= !room_again;
+                drop(state);
+                if room_again {
+                    server.wake();
+                }
                 return Some(work);
             }
             if state.closing {
@@ -258,6 +261,16 @@ impl Pool {
 }
 
 impl State {
+    fn may_make_thread(&self) -> bool {
+        self.no_thread_until.is_none_or(Deadline::is_over)
+    }
+
+    fn has_room(&self) -> bool {
+        // Those who wait for a thread that is coming to life need no other.
+        let unstaffed = self.waiting.len() > self.starting.len();
+        !unstaffed && (!self.idle.is_empty() || (self.may_make_thread() && self.has_seat()))
+    }
+
     fn has_seat(&self) -> bool {
         !self.vacant.is_empty() || !self.ended.is_empty()
     }

@@ -12,7 +12,7 @@ use rustix::net::{SocketAddrAny, SocketFlags};
 use crate::deadline::Deadline;
 use crate::error::{Code, Error, Result, SystemWords};
 use crate::text::Text;
-use crate::{address, hint, stream, sys};
+use crate::{address, diagnose, stream, sys};
 
 /// The other end of a connection, as accept4(2) told it. getpeername(2) no longer knows it after a reset.
 #[derive(Clone)]
@@ -181,7 +181,7 @@ fn failed(listener: BorrowedFd<'_>, errno: Errno) -> Error {
                 .because(format_args!("descriptor {} is not a listening stream socket", listener.as_raw_fd()))
         }
         Verdict::Empty => error.because(format_args!("nobody came in time")),
-        _ => hint::for_limits(error),
+        _ => diagnose::for_limits(error),
     }
 }
 

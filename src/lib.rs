@@ -11,8 +11,8 @@ pub mod address;
 #[doc(hidden)]
 pub mod capi;
 pub mod deadline;
+mod diagnose;
 pub mod error;
-mod hint;
 pub mod listen;
 pub mod serve;
 pub mod stream;

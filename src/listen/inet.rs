@@ -8,8 +8,8 @@ use rustix::net::{AddressFamily, Protocol, SocketType, ipproto};
 
 use super::{Options, Switch, backlog, before_bind, make_socket, name};
 use crate::address::Endpoint;
+use crate::diagnose;
 use crate::error::{Code, Error, Result};
-use crate::hint;
 use crate::sys::socket::{bind_to_device, set_option};
 use crate::text::Escaped;
 
@@ -37,7 +37,7 @@ pub fn listen(endpoint: &Endpoint<'_>, kind: Kind, options: &Options<'_>) -> Res
 
 fn interface_index(zone: &str) -> Result<u32> {
     let socket = make_socket(AddressFamily::INET6, SocketType::DGRAM, None, &Options::default())
-        .map_err(|errno| hint::for_socket(Error::system("socket", errno)))?;
+        .map_err(|errno| diagnose::for_socket(Error::system("socket", errno)))?;
     rustix::net::netdevice::name_to_index(&socket, zone).map_err(|errno| {
         Error::system("interface", errno)
             .because(format_args!("there is no interface {}", Escaped(zone.as_bytes())))
@@ -81,17 +81,17 @@ fn listen_at(address: SocketAddr, kind: Kind, options: &Options<'_>) -> Result<O
 
 fn bind_and_listen(address: SocketAddr, only_ipv6: Option<bool>, kind: Kind, options: &Options<'_>) -> Result<OwnedFd> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
-    let socket = make(family, kind, options).map_err(|errno| hint::for_socket(Error::system("socket", errno)))?;
+    let socket = make(family, kind, options).map_err(|errno| diagnose::for_socket(Error::system("socket", errno)))?;
     required_options(socket.as_fd(), only_ipv6, kind, options)?;
     optional_options(socket.as_fd(), kind, options);
     before_bind(socket.as_fd(), options)?;
     let port = Some(address.port());
     retry_on_intr(|| rustix::net::bind(&socket, &address))
-        .map_err(|errno| hint::for_bind(Error::system("bind", errno), port))?;
+        .map_err(|errno| diagnose::for_bind(Error::system("bind", errno), port))?;
     if kind == Kind::Stream {
         // bind(2) can succeed and listen(2) find the port taken, when both sockets have SO_REUSEADDR.
         retry_on_intr(|| rustix::net::listen(&socket, backlog(options)))
-            .map_err(|errno| hint::for_bind(Error::system("listen", errno), port))?;
+            .map_err(|errno| diagnose::for_bind(Error::system("listen", errno), port))?;
     }
     Ok(socket)
 }

@@ -16,8 +16,8 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{Options, backlog, before_bind, make_socket, owner};
 use crate::deadline::Deadline;
+use crate::diagnose;
 use crate::error::{Code, Error, Result};
-use crate::hint;
 use crate::sys::fork;
 use crate::sys::socket::set_option;
 
@@ -54,7 +54,7 @@ pub fn listen_at_path(path: &[u8], options: &Options<'_>) -> Result<(OwnedFd, So
 
 fn make(options: &Options<'_>) -> Result<OwnedFd> {
     let socket = make_socket(AddressFamily::UNIX, SocketType::STREAM, None, options)
-        .map_err(|errno| hint::for_socket(Error::system("socket", errno)))?;
+        .map_err(|errno| diagnose::for_socket(Error::system("socket", errno)))?;
     for (value, name) in [(options.receive_buffer, libc::SO_RCVBUF), (options.send_buffer, libc::SO_SNDBUF)] {
         if let Some(bytes) = value {
             let _ = set_option(&socket, libc::SOL_SOCKET, name, bytes);
@@ -173,7 +173,7 @@ impl DirectoryLock {
         let directory = match retry_on_intr(|| rustix::fs::open(directory, flags, Mode::empty())) {
             Ok(directory) => directory,
             Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
-                return Err(hint::for_limits(Error::system("open", errno)));
+                return Err(diagnose::for_limits(Error::system("open", errno)));
             }
             Err(_) => return Ok(None),
         };

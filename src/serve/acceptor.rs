@@ -11,8 +11,8 @@ use super::listeners::Listening;
 use super::{Level, Server, counters, table};
 use crate::accept::{self, RETRIES_AT_ONCE, Verdict};
 use crate::deadline::Deadline;
+use crate::diagnose;
 use crate::error::Error;
-use crate::hint;
 
 /// How long accepting has to work again before a shortage is over: one that comes and goes with every client is one
 /// episode, and one report.
@@ -197,7 +197,7 @@ impl Server {
         if !self.shortage().begin(errno) {
             return;
         }
-        let error = hint::for_limits(Error::system("accept", errno));
+        let error = diagnose::for_limits(Error::system("accept", errno));
         let event = match errno {
             Errno::MFILE | Errno::NFILE => c"descriptors_used_up",
             Errno::NOMEM | Errno::NOBUFS => c"memory_used_up",

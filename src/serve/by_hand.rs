@@ -10,8 +10,8 @@ use super::connection;
 use super::server::Phase;
 use super::{ConnectionId, Server};
 use crate::deadline::Deadline;
+use crate::diagnose;
 use crate::error::{Error, Result};
-use crate::hint;
 
 impl Server {
     /// Accepts one connection from any listener.
@@ -66,7 +66,7 @@ impl Server {
 
     fn nobody_in_time(&self, function: &'static str) -> Error {
         match self.shortage().rests() {
-            Some(errno) => hint::for_limits(Error::system("accept", errno)),
+            Some(errno) => diagnose::for_limits(Error::system("accept", errno)),
             None => Error::system(function, Errno::AGAIN).because(format_args!("nobody came in time")),
         }
     }

@@ -87,7 +87,7 @@ impl Listeners {
             Some(errno) => {
                 let made = set.listeners.split_off(start);
                 made.into_iter().for_each(|listener| remove(&listener, epoll));
-                Err(crate::hint::for_limits(Error::system("epoll_ctl", errno)))
+                Err(crate::diagnose::for_limits(Error::system("epoll_ctl", errno)))
             }
         }
     }
@@ -98,7 +98,7 @@ impl Listeners {
         if set.closed {
             return Err(Error::system("server", Errno::CANCELED).because(format_args!("the server has stopped")));
         }
-        let failed = |errno| crate::hint::for_limits(Error::system("epoll_ctl", errno));
+        let failed = |errno| crate::diagnose::for_limits(Error::system("epoll_ctl", errno));
         set.listeners.try_reserve(1).map_err(|_| failed(Errno::NOMEM))?;
         let token = Token::Listener(set.next_number);
         epoll::add(epoll, socket, token.into(), events(set.watched)).map_err(|errno| match errno {

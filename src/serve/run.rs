@@ -16,8 +16,8 @@ use super::server::Phase;
 use super::token::Token;
 use super::{Level, Server, signals, table};
 use crate::deadline::Deadline;
+use crate::diagnose;
 use crate::error::{Error, Result};
-use crate::hint;
 use crate::sys::signal::{self, NoSigpipe, STOP_SIGNALS, Signals};
 use crate::sys::socket;
 use crate::sys::thread::{self, Main};
@@ -59,7 +59,7 @@ impl Server {
             self.remember_mask(signal::block(Signals::of(&[])));
             let mut life = self.life();
             let thread = thread::spawn::<Runner>(self, self.signals_blocked_in_runner());
-            life.thread = Some(thread.map_err(|errno| hint::for_limits(Error::system("pthread_create", errno)))?);
+            life.thread = Some(thread.map_err(|errno| diagnose::for_limits(Error::system("pthread_create", errno)))?);
             Ok(())
         });
         if started.is_err() {

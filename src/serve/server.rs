@@ -29,7 +29,7 @@ use crate::listen::{self, Listener};
 use crate::sys::shared::Shared;
 use crate::sys::signal::{self, Signals};
 use crate::sys::thread::Thread;
-use crate::{hint, sys};
+use crate::{diagnose, sys};
 
 /// Serves one connection. It runs on whichever thread the model says, on several at once.
 pub struct Handler(Box<dyn Fn(ConnectionId) + Send + Sync>);
@@ -98,7 +98,7 @@ impl Server {
     }
 
     fn make(handler: Option<Handler>, options: Options, id: ServerId, slot: &'static Slot) -> Result<Self> {
-        let failed = |operation| move |errno| hint::for_limits(Error::system(operation, errno));
+        let failed = |operation| move |errno| diagnose::for_limits(Error::system(operation, errno));
         // The first clients shall not need memory.
         if !table::has_room() {
             return Err(failed("server")(Errno::NOMEM));

@@ -1,32 +1,12 @@
-//! What to do next about a failure, as far as the failure itself tells.
+//! A socket that could not be made, bound, or told to listen at a port.
 
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
+use super::limits::for_limits;
 use crate::error::Error;
 
 /// The port up to which binding takes a privilege, unless the system says otherwise (ip(7)).
 const PRIVILEGED: u16 = 1024;
-
-/// Descriptors, memory or threads are used up.
-pub fn for_limits(error: Error) -> Error {
-    match error.errno() {
-        Some(Errno::MFILE) => {
-            let limit = getrlimit(Resource::Nofile);
-            let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
-            error.because(format_args!("all {soft} descriptors of this process are in use")).hint(format_args!(
-                "close some, or raise the limit: `ulimit -n`, setrlimit(2) up to {hard}, or LimitNOFILE= of systemd"
-            ))
-        }
-        Some(Errno::NFILE) => error
-            .because(format_args!("the whole system's descriptors are in use"))
-            .hint(format_args!("see /proc/sys/fs/file-nr; raise sysctl fs.file-max")),
-        Some(Errno::NOMEM | Errno::NOBUFS) => {
-            error.hint(format_args!("the kernel is short of memory: see free(1), and the limits of the memory cgroup"))
-        }
-        _ => error,
-    }
-}
 
 /// A socket could not be bound, or could not listen.
 pub fn for_bind(error: Error, port: Option<u16>) -> Error {

@@ -215,7 +215,8 @@ typedef struct oyez_listen_options {
     size_t size;
     /*
      How many completed connections may wait to be accepted, 1 or more. Default: the system's maximum. The kernel
-     grants at most net.core.somaxconn. See listen(2).
+     grants at most net.core.somaxconn: a server whose listener gets less than it asked for here logs
+     "backlog_clamped", and oyez_server_stats() has what is in force. See listen(2).
      */
     int32_t backlog;
     /*
@@ -720,6 +721,34 @@ int32_t oyez_peer_address(int32_t fd,
  Threads: any. Since 0.1.
  */
 int32_t oyez_unlisten(int32_t listener);
+
+/*
+ Tells in words what would become of addresses, without taking them: whether each could be had, who has it and what
+ to do, the backlog in force, and what this host grants.
+
+ A TCP or UDP address is bound for an instant by socket(2) and bind(2), and never told to listen, so that no client
+ finds it; a Unix path and an inherited descriptor are only looked at. What is seen can be another thing the next
+ moment: a server listens and looks whether that works. For a person: the wording is no interface. The command
+ "oyez check --json" has the same for programs.
+
+ Parameters
+   addresses  as oyez_serve() takes them: one, or several separated by commas; borrowed
+   text       where to write; NULL where size is 0
+   size       how many bytes there are; 4096 are enough for some addresses
+ Returns
+   >= 0  the length of the whole text, whatever fitted; what fitted is written and terminated. Lines of UTF-8: for
+         each address one that ends in ": can be had", ": cannot be had" or ": cannot be had, and is skipped: it is
+         optional", and below it, set in, what is known about it
+   -1    errno and oyez_last_error() are set
+ Errors
+   OYEZ_INVALID_ADDRESS   the text is no list of addresses; the hint shows where
+   OYEZ_INVALID_ARGUMENT  addresses is NULL; text is NULL and size is not 0
+ Threads: any. Signals: not async-signal-safe.
+ Since 0.1. See bind(2), sock_diag(7), snprintf(3).
+ */
+int32_t oyez_check(const char *addresses,
+                   char *text,
+                   size_t size);
 
 /*
  Waits for one connection and returns it as a new file descriptor.

@@ -3,6 +3,7 @@
 //! An error is made where the failure happens and carries the errno from there; its text is put together here and
 //! nowhere else.
 
+use std::ffi::CStr;
 use std::fmt;
 
 use rustix::io::Errno;
@@ -73,6 +74,30 @@ impl Code {
         Code::System,
         Code::Internal,
     ];
+
+    /// The code's name in C.
+    pub fn name(self) -> &'static CStr {
+        match self {
+            Code::Ok => c"OYEZ_OK",
+            Code::InvalidArgument => c"OYEZ_INVALID_ARGUMENT",
+            Code::InvalidAddress => c"OYEZ_INVALID_ADDRESS",
+            Code::NameNotFound => c"OYEZ_NAME_NOT_FOUND",
+            Code::AddressInUse => c"OYEZ_ADDRESS_IN_USE",
+            Code::AddressNotAvailable => c"OYEZ_ADDRESS_NOT_AVAILABLE",
+            Code::PermissionDenied => c"OYEZ_PERMISSION_DENIED",
+            Code::LimitReached => c"OYEZ_LIMIT_REACHED",
+            Code::Unsupported => c"OYEZ_UNSUPPORTED",
+            Code::TimedOut => c"OYEZ_TIMED_OUT",
+            Code::Stopped => c"OYEZ_STOPPED",
+            Code::Closed => c"OYEZ_CLOSED",
+            Code::Refused => c"OYEZ_REFUSED",
+            Code::Tls => c"OYEZ_TLS",
+            Code::Protocol => c"OYEZ_PROTOCOL",
+            Code::Forked => c"OYEZ_FORKED",
+            Code::System => c"OYEZ_SYSTEM",
+            Code::Internal => c"OYEZ_INTERNAL",
+        }
+    }
 
     /// The code that an errno of any system call means.
     pub fn of(errno: Errno) -> Self {
@@ -163,6 +188,12 @@ impl Error {
         self
     }
 
+    /// The same error with more in words about its cause.
+    pub fn and_because(self, more: fmt::Arguments<'_>) -> Self {
+        let cause = self.cause.clone();
+        if cause.is_empty() { self.because(more) } else { self.because(format_args!("{cause}; {more}")) }
+    }
+
     /// The same error under another code.
     pub fn with_code(mut self, code: Code) -> Self {
         self.code = code;
@@ -216,11 +247,7 @@ impl fmt::Display for Error {
         if let Some(errno) = self.errno {
             write!(out, ": {}", SystemWords(errno))?;
         }
-        match (self.cause.is_empty(), self.errno.is_some()) {
-            (true, _) => Ok(()),
-            (false, true) => write!(out, " ({})", self.cause),
-            (false, false) => write!(out, ": {}", self.cause),
-        }
+        if self.cause.is_empty() { Ok(()) } else { write!(out, ": {}", self.cause) }
     }
 }
 
@@ -242,7 +269,7 @@ mod tests {
     #[test]
     fn a_message_is_one_line_with_every_part() {
         let error = Error::system("bind", Errno::ADDRINUSE).at("127.0.0.1:80").because(format_args!("held"));
-        assert_eq!(error.to_string(), "bind 127.0.0.1:80: Address already in use (held)");
+        assert_eq!(error.to_string(), "bind 127.0.0.1:80: Address already in use: held");
         let error = Error::invalid("oyez_listen", format_args!("address is NULL"));
         assert_eq!(error.to_string(), "oyez_listen: address is NULL");
     }

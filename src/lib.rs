@@ -10,6 +10,7 @@ pub mod accept;
 pub mod address;
 #[doc(hidden)]
 pub mod capi;
+pub mod check;
 pub mod deadline;
 mod diagnose;
 pub mod error;

@@ -58,6 +58,13 @@ impl fmt::Debug for Text {
     }
 }
 
+#[cfg(feature = "command")]
+impl serde::Serialize for Text {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
 /// A NUL-terminated text of a fixed size: making one allocates nothing, and what is too long is cut.
 #[derive(Clone)]
 pub struct Line<const N: usize> {

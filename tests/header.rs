@@ -6,7 +6,7 @@
 use std::path::Path;
 
 /// The files of the boundary, in the order in which one learns them.
-const TOPICS: [&str; 6] = ["last_error", "error", "options", "listen", "accept", "connection"];
+const TOPICS: [&str; 7] = ["last_error", "error", "options", "listen", "check", "accept", "connection"];
 
 fn render(root: &Path) -> String {
     let capi = root.join("src/capi");

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::Endpoint;
 use super::endpoint::{missing_port, port};
+use super::interfaces::Interfaces;
 use super::piece::Piece;
 use crate::error::{Error, Result};
 
@@ -93,7 +94,8 @@ fn no_ipv6(text: Piece<'_>) -> Error {
 fn check_zone<'a>(address: Ipv6Addr, digits: Piece<'a>, zone: Option<Piece<'a>>) -> Result<Option<Piece<'a>>> {
     match (address.is_unicast_link_local(), zone) {
         (true, None) => {
-            let expected = "`%` and the interface, as in [fe80::1%eth0]:9000";
+            let there = Interfaces(Some(address));
+            let expected = format_args!("`%` and the interface, as in [fe80::1%eth0]:9000; this host has {there}");
             Err(digits.fault_at_end("a link-local address has no interface", expected))
         }
         (false, Some(_)) => {

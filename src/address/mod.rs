@@ -7,6 +7,7 @@ mod display;
 mod endpoint;
 mod fault;
 mod inherited;
+pub mod interfaces;
 mod literal;
 mod name;
 mod piece;

@@ -1,6 +1,6 @@
 //! Errors: `src/error.rs` for C.
 
-use std::ffi::{CStr, c_char};
+use std::ffi::c_char;
 use std::fmt::Write;
 
 use super::last_error::{self, oyez_error};
@@ -165,31 +165,9 @@ pub unsafe extern "C" fn oyez_error_hint(error: *const oyez_error) -> *const c_c
 /// Threads: any. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn oyez_code_name(code: i32) -> *const c_char {
-    let known = usize::try_from(code).ok().and_then(|number| NAMES.get(number));
-    known.unwrap_or(&c"OYEZ_UNKNOWN").as_ptr()
+    let known = usize::try_from(code).ok().and_then(|number| Code::ALL.get(number));
+    known.map_or(c"OYEZ_UNKNOWN", |code| code.name()).as_ptr()
 }
-
-/// The codes' names, in the order of their numbers.
-const NAMES: [&CStr; Code::ALL.len()] = [
-    c"OYEZ_OK",
-    c"OYEZ_INVALID_ARGUMENT",
-    c"OYEZ_INVALID_ADDRESS",
-    c"OYEZ_NAME_NOT_FOUND",
-    c"OYEZ_ADDRESS_IN_USE",
-    c"OYEZ_ADDRESS_NOT_AVAILABLE",
-    c"OYEZ_PERMISSION_DENIED",
-    c"OYEZ_LIMIT_REACHED",
-    c"OYEZ_UNSUPPORTED",
-    c"OYEZ_TIMED_OUT",
-    c"OYEZ_STOPPED",
-    c"OYEZ_CLOSED",
-    c"OYEZ_REFUSED",
-    c"OYEZ_TLS",
-    c"OYEZ_PROTOCOL",
-    c"OYEZ_FORKED",
-    c"OYEZ_SYSTEM",
-    c"OYEZ_INTERNAL",
-];
 
 /// Writes this thread's last error to standard error: "prefix: message", then "  hint: ..." where there is one.
 ///

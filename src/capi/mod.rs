@@ -10,6 +10,7 @@
 #![allow(clippy::doc_lazy_continuation, clippy::doc_overindented_list_items, rustdoc::all)]
 
 pub mod accept;
+pub mod check;
 pub mod connection;
 pub mod error;
 pub mod last_error;

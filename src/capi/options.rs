@@ -26,7 +26,8 @@ pub struct oyez_listen_options {
     /// The struct's size in bytes, set by OYEZ_LISTEN_OPTIONS_INIT.
     pub size: usize,
     /// How many completed connections may wait to be accepted, 1 or more. Default: the system's maximum. The kernel
-    /// grants at most net.core.somaxconn. See listen(2).
+    /// grants at most net.core.somaxconn: a server whose listener gets less than it asked for here logs
+    /// "backlog_clamped", and oyez_server_stats() has what is in force. See listen(2).
     pub backlog: i32,
     /// SO_REUSEADDR, a switch. Default: on for streams, so that a restarted server binds at once; off for "udp:",
     /// where it would let a second copy share the port. See socket(7).

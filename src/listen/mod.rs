@@ -17,6 +17,7 @@ pub use options::{BeforeBind, Options, Switch};
 pub use unix::SocketFile;
 
 use crate::address::{self, Address, Spec};
+use crate::diagnose::{self, Protocol};
 use crate::error::{Code, Error, Result};
 use crate::text::Text;
 
@@ -25,12 +26,14 @@ use crate::text::Text;
 pub struct Listener {
     fd: OwnedFd,
     file: Option<SocketFile>,
+    /// The backlog that was asked for; none where it is the system's to choose.
+    backlog: Option<i32>,
 }
 
 impl Listener {
     /// A listener without a file of ours.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, file: None }
+        Self { fd, file: None, backlog: None }
     }
 
     /// Gives the descriptor away; [`unlisten`] still knows the file.
@@ -47,6 +50,15 @@ impl Listener {
             // First the file: once the socket is closed, a successor may take the name.
             file.remove();
         }
+    }
+
+    /// The backlog that was asked for and the smaller one in force, where the system grants less.
+    pub fn clamped_backlog(&self) -> Option<(u32, u32)> {
+        let asked = u32::try_from(self.backlog?).ok()?;
+        // Of a Unix listener the kernel does not tell, and clamps it by the same bound.
+        let told = crate::sys::socket::accept_queue(self.as_fd()).ok().map(|(_, backlog)| backlog);
+        let in_force = told.or_else(|| diagnose::largest_backlog()?.try_into().ok())?;
+        (in_force < asked).then_some((asked, in_force))
     }
 
     /// Takes it apart.
@@ -98,17 +110,32 @@ fn cannot_be_had(error: &Error) -> bool {
 
 fn listen_at<'a>(spec: &Spec<'a>, options: &Options<'a>) -> Result<Listener> {
     let options = options.with_settings(spec)?;
+    let wanted = |protocol| inet::Wanted { protocol, options: &options, trial: false };
     let made = match spec.address {
-        Address::Tcp(endpoint) => inet::listen(&endpoint, inet::Kind::Stream, &options).map(Listener::new),
-        Address::Udp(endpoint) => inet::listen(&endpoint, inet::Kind::Datagram, &options).map(Listener::new),
+        Address::Tcp(endpoint) => wanted(Protocol::Tcp).at(&endpoint).map(Listener::new),
+        Address::Udp(endpoint) => wanted(Protocol::Udp).at(&endpoint).map(Listener::new),
         Address::UnixPath(path) => {
-            unix::listen_at_path(path, &options).map(|(fd, file)| Listener { fd, file: Some(file) })
+            unix::listen_at_path(path, &options).map(|(fd, file)| Listener { file: Some(file), ..Listener::new(fd) })
         }
         Address::UnixAbstract(name) => unix::listen_at_name(name, &options).map(Listener::new),
         Address::Descriptor(fd) => inherited::descriptor(fd, &options).map(Listener::new),
         Address::Systemd(name) => inherited::systemd(name, &options).map(Listener::new),
     };
-    made.map_err(|error| error.at(spec))
+    made.map(|made| Listener { backlog: options.backlog, ..made }).map_err(|error| error.at(spec))
+}
+
+/// Tries an address without taking it. Of TCP and UDP there is a bound socket then, which nobody can find.
+pub fn trial<'a>(spec: &Spec<'a>, options: &Options<'a>) -> Result<Option<OwnedFd>> {
+    let wanted = |protocol| inet::Wanted { protocol, options, trial: true };
+    let tried = match spec.address {
+        Address::Tcp(endpoint) => wanted(Protocol::Tcp).at(&endpoint).map(Some),
+        Address::Udp(endpoint) => wanted(Protocol::Udp).at(&endpoint).map(Some),
+        Address::UnixPath(path) => unix::try_path(path).map(|()| None),
+        Address::UnixAbstract(name) => unix::try_name(name).map(|()| None),
+        Address::Descriptor(fd) => inherited::find(fd).map(|_| None),
+        Address::Systemd(name) => inherited::find_passed(name).map(|_| None),
+    };
+    tried.map_err(|error| error.at(spec))
 }
 
 /// Closes a listener that [`Listener::release`] gave away, and removes its file if that is still ours.

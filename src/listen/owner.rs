@@ -1,7 +1,9 @@
 //! Users and groups by name or number.
 
+use nix::errno::Errno::{EBADF as BADF, ENOENT as NOENT, EPERM as PERM, ESRCH as SRCH};
 use nix::unistd::{Group, User};
 
+use crate::diagnose;
 use crate::error::{Code, Error, Result};
 use crate::text::Escaped;
 
@@ -28,15 +30,21 @@ fn by_number(name: &[u8]) -> Option<u32> {
 }
 
 fn look_up(what: &'static str, name: &[u8], find: impl Fn(&str) -> nix::Result<Option<u32>>) -> Result<u32> {
-    let not_found =
-        || {
-            Error::new(Code::NameNotFound, what, format_args!("there is no {what} {}", Escaped(name)))
-                .hint(format_args!("`getent {} {}` asks the same database", database(what), Escaped(name)))
-        };
-    let name = std::str::from_utf8(name).map_err(|_| not_found())?;
-    find(name).ok().flatten().ok_or_else(not_found)
+    let Ok(text) = std::str::from_utf8(name) else { return Err(not_found(what, name)) };
+    match find(text) {
+        Ok(Some(number)) => Ok(number),
+        // getpwnam(3) lists these as ways to say that there is none.
+        Ok(None) | Err(NOENT | SRCH | BADF | PERM) => Err(not_found(what, name)),
+        Err(errno) => {
+            let errno = rustix::io::Errno::from_raw_os_error(errno as i32);
+            Err(diagnose::for_limits(Error::system(what, errno))
+                .because(format_args!("{what} {} could not be looked up", Escaped(name))))
+        }
+    }
 }
 
-fn database(what: &str) -> &'static str {
-    if what == "user" { "passwd" } else { "group" }
+fn not_found(what: &'static str, name: &[u8]) -> Error {
+    let database = if what == "user" { "passwd" } else { "group" };
+    Error::new(Code::NameNotFound, what, format_args!("there is no {what} {}", Escaped(name)))
+        .hint(format_args!("`getent {database}` lists those there are; a number is taken as it is"))
 }

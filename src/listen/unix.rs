@@ -17,7 +17,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::{Options, backlog, before_bind, make_socket, owner};
 use crate::deadline::Deadline;
 use crate::diagnose;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::sys::fork;
 use crate::sys::socket::set_option;
 
@@ -25,7 +25,7 @@ use crate::sys::socket::set_option;
 pub fn listen_at_name(name: &[u8], options: &Options<'_>) -> Result<OwnedFd> {
     let address = SocketAddrUnix::new_abstract_name(name).map_err(|errno| Error::system("bind", errno))?;
     let socket = make(options)?;
-    bind(socket.as_fd(), &address).map_err(bind_failed)?;
+    bind(socket.as_fd(), &address).map_err(|errno| diagnose::for_live_name(Error::system("bind", errno), name))?;
     start(socket.as_fd(), options)?;
     Ok(socket)
 }
@@ -36,12 +36,13 @@ pub fn listen_at_path(path: &[u8], options: &Options<'_>) -> Result<(OwnedFd, So
     let address = SocketAddrUnix::new(path).map_err(|errno| Error::system("bind", errno))?;
     let socket = make(options)?;
     let lock = DirectoryLock::take(path)?;
+    let failed = |errno| diagnose::for_path(Error::system("bind", errno), path);
     match bind(socket.as_fd(), &address) {
         Err(Errno::ADDRINUSE) => {
             remove_stale(path, &address, lock.as_ref())?;
-            bind(socket.as_fd(), &address).map_err(bind_failed)?;
+            bind(socket.as_fd(), &address).map_err(failed)?;
         }
-        outcome => outcome.map_err(bind_failed)?,
+        outcome => outcome.map_err(failed)?,
     }
     let file = SocketFile::of(path)?;
     let prepared = prepare(path, options).and_then(|()| start(socket.as_fd(), options));
@@ -54,7 +55,7 @@ pub fn listen_at_path(path: &[u8], options: &Options<'_>) -> Result<(OwnedFd, So
 
 fn make(options: &Options<'_>) -> Result<OwnedFd> {
     let socket = make_socket(AddressFamily::UNIX, SocketType::STREAM, None, options)
-        .map_err(|errno| diagnose::for_socket(Error::system("socket", errno)))?;
+        .map_err(|errno| diagnose::for_socket(Error::system("socket", errno), false))?;
     for (value, name) in [(options.receive_buffer, libc::SO_RCVBUF), (options.send_buffer, libc::SO_SNDBUF)] {
         if let Some(bytes) = value {
             let _ = set_option(&socket, libc::SOL_SOCKET, name, bytes);
@@ -80,28 +81,13 @@ fn start(socket: BorrowedFd<'_>, options: &Options<'_>) -> Result<()> {
     retry_on_intr(|| rustix::net::listen(socket, backlog(options))).map_err(|errno| Error::system("listen", errno))
 }
 
-fn bind_failed(errno: Errno) -> Error {
-    let error = Error::system("bind", errno);
-    match errno {
-        Errno::NOENT | Errno::NOTDIR => error
-            .with_code(Code::AddressNotAvailable)
-            .hint(format_args!("the directory does not exist; create it first")),
-        Errno::ACCESS | Errno::PERM | Errno::ROFS => error
-            .with_code(Code::PermissionDenied)
-            .hint(format_args!("the directory is not writable for this user; `namei -l PATH` shows each component")),
-        Errno::ADDRINUSE => error.hint(format_args!("somebody listens there: `ss -lxp` shows who")),
-        _ => error,
-    }
-}
-
 /// Owner and mode, before anybody can connect: until listen(2) the kernel refuses everybody.
 fn prepare(path: &Path, options: &Options<'_>) -> Result<()> {
     let user = options.unix_user.map(owner::user).transpose()?;
     let group = options.unix_group.map(owner::group).transpose()?;
     if user.is_some() || group.is_some() {
         rustix::fs::chownat(CWD, path, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
-            Error::system("chown", errno)
-                .hint(format_args!("giving a file to another user takes CAP_CHOWN; a group, that one belongs to it"))
+            diagnose::for_owner(Error::system("chown", errno), options.unix_user, options.unix_group)
         })?;
     }
     let Some(mode) = mode(options) else { return Ok(()) };
@@ -117,43 +103,66 @@ fn stat(path: &Path) -> std::result::Result<Stat, Errno> {
     rustix::fs::lstat(path)
 }
 
-/// Removes what stands in the way if it is a socket on which nobody listens.
-fn remove_stale(path: &Path, address: &SocketAddrUnix, lock: Option<&DirectoryLock>) -> Result<()> {
-    let in_use = || Error::system("bind", Errno::ADDRINUSE);
-    let found = match stat(path) {
-        Err(Errno::NOENT) => return Ok(()),
-        found => found.map_err(|errno| Error::system("stat", errno))?,
-    };
-    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
-        return Err(in_use()
-            .because(format_args!("there is a file that is not a socket"))
-            .hint(format_args!("choose another path, or move that file away; oyez removes none but its own kind")));
+/// Whether a path could be had, as far as that can be told without making a file there.
+pub fn try_path(path: &[u8]) -> Result<()> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    let address = SocketAddrUnix::new(path).map_err(|errno| Error::system("bind", errno))?;
+    let stale = stale(path, &address)?;
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    match (rustix::fs::accessat(CWD, diagnose::directory(path), access, AtFlags::EACCESS), stale) {
+        (Ok(()), _) => Ok(()),
+        (Err(errno), Some(found)) => Err(diagnose::for_stale(Error::system("unlink", errno), path, &found)),
+        (Err(errno), None) => Err(diagnose::for_path(Error::system("bind", errno), path)),
     }
-    if somebody_listens(address) {
-        return Err(bind_failed(Errno::ADDRINUSE).because(format_args!("somebody listens there")));
-    }
-    if lock.is_none() {
-        return Err(in_use()
-            .because(format_args!("a stale socket file, in a directory that cannot be locked"))
-            .hint(format_args!("remove the file, or make the directory readable for this user")));
-    }
-    rustix::fs::unlink(path).map_err(|errno| {
-        Error::system("unlink", errno)
-            .because(format_args!("a stale socket file that this user may not remove"))
-            .hint(format_args!("remove it as its owner or as root"))
-    })
 }
 
-/// Whether anybody has the socket file. Only a refusal says that nobody is there.
+/// Whether an abstract name could be had. It is taken for an instant where the kernel does not list who has it.
+pub fn try_name(name: &[u8]) -> Result<()> {
+    match diagnose::has_abstract_name(name) {
+        Some(false) => return Ok(()),
+        Some(true) => return Err(diagnose::for_live_name(Error::system("bind", Errno::ADDRINUSE), name)),
+        None => {}
+    }
+    let address = SocketAddrUnix::new_abstract_name(name).map_err(|errno| Error::system("bind", errno))?;
+    let socket = make(&Options::default())?;
+    bind(socket.as_fd(), &address).map_err(|errno| diagnose::for_live_name(Error::system("bind", errno), name))
+}
+
+/// The socket file on which nobody listens, where there is one; none where there is nothing. Anything else is an error.
+fn stale(path: &Path, address: &SocketAddrUnix) -> Result<Option<Stat>> {
+    let in_use = || Error::system("bind", Errno::ADDRINUSE);
+    let found = match stat(path) {
+        Err(Errno::NOENT) => return Ok(None),
+        found => found.map_err(|errno| diagnose::for_path(Error::system("stat", errno), path))?,
+    };
+    if FileType::from_raw_mode(found.st_mode) != FileType::Socket {
+        return Err(diagnose::for_other_file(in_use(), path, &found));
+    }
+    let probe = probe(address)?;
+    if !matches!(probe, Err(Errno::CONNREFUSED | Errno::NOENT)) {
+        return Err(diagnose::for_live_path(in_use(), path, &found, probe));
+    }
+    Ok(Some(found))
+}
+
+/// Removes what stands in the way if it is a socket on which nobody listens.
+fn remove_stale(path: &Path, address: &SocketAddrUnix, lock: Option<&DirectoryLock>) -> Result<()> {
+    let Some(found) = stale(path, address)? else { return Ok(()) };
+    if lock.is_none() {
+        return Err(diagnose::for_unlockable(Error::system("bind", Errno::ADDRINUSE), path));
+    }
+    rustix::fs::unlink(path).map_err(|errno| diagnose::for_stale(Error::system("unlink", errno), path, &found))
+}
+
+/// Asks whether anybody has the socket file. Only a refusal says that nobody is there.
 ///
 /// A datagram socket tries to connect: at a live stream socket it fails with EPROTOTYPE, so that the server does not see
 /// a client that says nothing, and one that is bound and about to listen is found as well.
-fn somebody_listens(address: &SocketAddrUnix) -> bool {
+fn probe(address: &SocketAddrUnix) -> Result<std::result::Result<(), Errno>> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let Ok(probe) = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None) else {
-        return true;
-    };
-    !matches!(retry_on_intr(|| rustix::net::connect(&probe, address)), Err(Errno::CONNREFUSED | Errno::NOENT))
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)
+        .map_err(|errno| diagnose::for_socket(Error::system("socket", errno), false))?;
+    Ok(retry_on_intr(|| rustix::net::connect(&probe, address)))
 }
 
 /// An exclusive lock on a directory, among all who start with oyez. It leaves no file behind.
@@ -165,12 +174,8 @@ impl DirectoryLock {
 
     /// Locks the directory of `path`; `None` where it cannot be opened for reading, which bind(2) need not mind.
     fn take(path: &Path) -> Result<Option<Self>> {
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let directory = match retry_on_intr(|| rustix::fs::open(directory, flags, Mode::empty())) {
+        let directory = match retry_on_intr(|| rustix::fs::open(diagnose::directory(path), flags, Mode::empty())) {
             Ok(directory) => directory,
             Err(errno @ (Errno::MFILE | Errno::NFILE)) => {
                 return Err(diagnose::for_limits(Error::system("open", errno)));
@@ -185,10 +190,7 @@ impl DirectoryLock {
                 // may read the directory could hold it for ever.
                 Err(Errno::AGAIN | Errno::INTR) if !deadline.is_over() => pause(),
                 Err(Errno::AGAIN | Errno::INTR) => {
-                    return Err(Error::system("flock", Errno::AGAIN)
-                        .with_code(Code::AddressInUse)
-                        .because(format_args!("another program has kept the directory locked"))
-                        .hint(format_args!("`lslocks` or /proc/locks shows who holds the lock")));
+                    return Err(diagnose::for_locked(Error::system("flock", Errno::AGAIN), path));
                 }
                 Err(_) => return Ok(None),
             }

@@ -1,5 +1,6 @@
 //! Accepting for a server, whatever goes wrong: no spinning, no dead listener, one report an episode.
 
+use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -197,15 +198,27 @@ impl Server {
         if !self.shortage().begin(errno) {
             return;
         }
-        let error = diagnose::for_limits(Error::system("accept", errno));
         let event = match errno {
             Errno::MFILE | Errno::NFILE => c"descriptors_used_up",
             Errno::NOMEM | Errno::NOBUFS => c"memory_used_up",
             _ => c"accept_fails",
         };
         counters::add(&self.counters().descriptor_pauses, 1);
-        let line = format_args!("{error}; accepting pauses, clients wait in the kernel's queue");
-        self.report(Level::Warning, event, line);
+        let error = || diagnose::for_limits(Error::system("accept", errno));
+        self.report_shortage(event, error, "accepting pauses, clients wait in the kernel's queue");
+    }
+
+    /// Reports that something is used up: which limit it was, what happens meanwhile, and how it is raised.
+    pub(super) fn report_shortage(&self, event: &'static CStr, error: impl FnOnce() -> Error, meanwhile: &str) {
+        // Looking for the limit takes time, which is for nothing where nobody hears of it.
+        if self.options().log.is_none() {
+            return;
+        }
+        let error = error();
+        match error.hint_text() {
+            "" => self.report(Level::Warning, event, format_args!("{error}; {meanwhile}")),
+            hint => self.report(Level::Warning, event, format_args!("{error}; {meanwhile}; {hint}")),
+        }
     }
 
     /// Reports the end of a shortage, some time after the last failure.

@@ -14,10 +14,11 @@ use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
+use super::Server;
 use super::connection::{Ending, Owned};
 use super::token::Token;
-use super::{Level, Server};
 use crate::deadline::Deadline;
+use crate::diagnose;
 use crate::error::{Error, Result};
 use crate::sys::process::{self, End, Fork};
 use crate::sys::shared::{Plain, Shared};
@@ -88,11 +89,12 @@ impl fmt::Debug for Children {
 impl Children {
     /// At most so many at once.
     pub fn new(most: usize) -> Result<Self> {
+        let failed = |operation| move |errno| diagnose::for_limits(Error::system(operation, errno));
         let mut children = Vec::new();
-        children.try_reserve_exact(most).map_err(|_| Error::system("server", Errno::NOMEM))?;
+        children.try_reserve_exact(most).map_err(|_| failed("server")(Errno::NOMEM))?;
         children.resize_with(most, || None);
         let state = State { children, running: 0, most, waiting: VecDeque::new(), no_fork_until: None };
-        let returned = Shared::new().map_err(|errno| Error::system("mmap", errno))?;
+        let returned = Shared::new().map_err(failed("mmap"))?;
         Ok(Self { state: Mutex::new(state), returned })
     }
 
@@ -167,11 +169,8 @@ impl Children {
         state.no_fork_until = Some(Deadline::after(REST));
         drop(state);
         if first {
-            let line = format_args!(
-                "{}; connections wait for a free process (limits: `ulimit -u`, TasksMax= of systemd, pids.max)",
-                Error::system("fork", errno)
-            );
-            server.report(Level::Warning, c"processes_used_up", line);
+            let error = || diagnose::for_tasks(Error::system("fork", errno));
+            server.report_shortage(c"processes_used_up", error, "connections wait for a free process");
         }
     }
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+use super::Server;
 use super::connection::{Ending, Owned};
-use super::{Level, Server};
 use crate::deadline::Deadline;
+use crate::diagnose;
 use crate::error::{Error, Result};
 use crate::sys::signal::Signals;
 use crate::sys::thread::{self, Main, Thread};
@@ -144,11 +145,8 @@ impl Pool {
         state.no_thread_until = Some(Deadline::after(REST));
         drop(state);
         if first {
-            let line = format_args!(
-                "{}; connections wait for a free thread (limits: `ulimit -u`, TasksMax= of systemd, pids.max)",
-                Error::system("pthread_create", errno)
-            );
-            server.report(Level::Warning, c"threads_used_up", line);
+            let error = || diagnose::for_tasks(Error::system("pthread_create", errno));
+            server.report_shortage(c"threads_used_up", error, "connections wait for a free thread");
         }
     }
 
@@ -331,5 +329,5 @@ impl Main for Worker {
 
 /// A pool as the options ask for it.
 pub fn for_workers(workers: usize) -> Result<Pool> {
-    Pool::new(workers).ok_or_else(|| Error::system("server", Errno::NOMEM))
+    Pool::new(workers).ok_or_else(|| diagnose::for_limits(Error::system("server", Errno::NOMEM)))
 }

@@ -57,16 +57,19 @@ impl Server {
         self.begin("oyez_server_start")?;
         let started = self.catch_signals().and_then(|()| {
             self.remember_mask(signal::block(Signals::of(&[])));
-            let mut life = self.life();
-            let thread = thread::spawn::<Runner>(self, self.signals_blocked_in_runner());
-            life.thread = Some(thread.map_err(|errno| diagnose::for_limits(Error::system("pthread_create", errno)))?);
-            Ok(())
+            self.make_runner().map_err(|errno| diagnose::for_tasks(Error::system("pthread_create", errno)))
         });
         if started.is_err() {
             self.release_signals();
             self.life().phase = Phase::New;
         }
         started
+    }
+
+    fn make_runner(self: &Arc<Self>) -> std::result::Result<(), Errno> {
+        let mut life = self.life();
+        life.thread = Some(thread::spawn::<Runner>(self, self.signals_blocked_in_runner())?);
+        Ok(())
     }
 
     fn signals_blocked_in_runner(&self) -> Signals {

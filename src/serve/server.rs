@@ -29,6 +29,7 @@ use crate::listen::{self, Listener};
 use crate::sys::shared::Shared;
 use crate::sys::signal::{self, Signals};
 use crate::sys::thread::Thread;
+use crate::text::Text;
 use crate::{diagnose, sys};
 
 /// Serves one connection. It runs on whichever thread the model says, on several at once.
@@ -173,9 +174,24 @@ impl Server {
             }
             let _ = listen::set_nonblocking(listener.as_fd(), true);
         }
+        listeners.iter().for_each(|listener| self.report_backlog(listener));
         let descriptor = self.listeners.add(listeners, false, self.epoll.as_fd())?;
         self.wake();
         Ok(descriptor)
+    }
+
+    /// Reports that the system grants a smaller backlog than was asked for.
+    fn report_backlog(&self, listener: &Listener) {
+        let Some((asked, in_force)) = listener.clamped_backlog() else { return };
+        let address = listen::local_address(listener.as_fd()).unwrap_or_default();
+        let bound = match diagnose::largest_backlog() {
+            Some(bound) => Text::format(format_args!("is {bound}")),
+            None => Text::from("bounds it"),
+        };
+        let line = format_args!(
+            "listen {address}: the backlog is {in_force}, not {asked} as asked (net.core.somaxconn {bound})"
+        );
+        self.report(Level::Info, c"backlog_clamped", line);
     }
 
     /// Takes over a descriptor that is listening already; on failure it stays the caller's.

@@ -10,15 +10,18 @@
 #include <linux/seccomp.h>
 #include <net/if.h>
 #include <sched.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 static int write_file(const char *path, const char *text)
@@ -79,6 +82,14 @@ int place_sysctl_number(const char *path)
     return atoi(text);
 }
 
+static void filter_calls(struct sock_filter *filter, unsigned short count)
+{
+    struct sock_fprog program = { count, filter };
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == -1)
+        SKIP("no seccomp filter is permitted here");
+}
+
 void place_refuse_family(int family, int number)
 {
     struct sock_filter filter[] = {
@@ -89,10 +100,18 @@ void place_refuse_family(int family, int number)
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)number & SECCOMP_RET_DATA)),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    struct sock_fprog program = { sizeof filter / sizeof filter[0], filter };
-    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == -1)
-        SKIP("no seccomp filter is permitted here");
+    filter_calls(filter, sizeof filter / sizeof filter[0]);
+}
+
+void place_refuse_call(int call, int number)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ((unsigned)number & SECCOMP_RET_DATA)),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    filter_calls(filter, sizeof filter / sizeof filter[0]);
 }
 
 int place_entries(const char *folder)
@@ -134,4 +153,76 @@ void place_few_threads(int most)
     MUST(setrlimit(RLIMIT_NPROC, &limit));
     MUST(setgid(SOMEBODY));
     MUST(setuid(SOMEBODY));
+}
+
+void place_user(int user)
+{
+    if (geteuid() != 0)
+        SKIP("only root can become somebody else");
+    if (setgid((gid_t)user) == -1 || setuid((uid_t)user) == -1)
+        SKIP("this user does not exist here");
+}
+
+void place_command(const char *command)
+{
+    char line[300];
+    snprintf(line, sizeof line, "{ %s; } >/dev/null 2>&1", command);
+    if (system(line) != 0) {
+        snprintf(line, sizeof line, "`%s` does not work here", command);
+        SKIP(line);
+    }
+}
+
+/* Other processes. */
+
+pid_t place_neighbour(void (*body)(void *), void *argument)
+{
+    int ready[2];
+    char byte;
+    MUST(pipe2(ready, O_CLOEXEC));
+    pid_t neighbour = fork();
+    MUST(neighbour);
+    if (neighbour == 0) {
+        MUST(close(ready[0]));
+        body(argument);
+        MUST(close(ready[1]));
+        for (;;)
+            pause();
+    }
+    MUST(close(ready[1]));
+    MUST(read(ready[0], &byte, 1)); /* ends when it has closed its end, by itself or by execve(2) */
+    MUST(close(ready[0]));
+    return neighbour;
+}
+
+void place_neighbour_end(pid_t neighbour)
+{
+    MUST(kill(neighbour, SIGKILL));
+    MUST(waitpid(neighbour, NULL, 0));
+}
+
+typedef struct task {
+    void (*body)(void *);
+    void *argument;
+} task;
+
+/* The first process of a pid namespace. */
+static void begin_alone(void *argument)
+{
+    task *alone = argument;
+    MUST(mount("proc", "/proc", "proc", 0, NULL));
+    alone->body(alone->argument);
+}
+
+static void unshare_processes(void *alone)
+{
+    if (unshare(CLONE_NEWPID | CLONE_NEWNS) == -1 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1)
+        SKIP("no pid namespace is permitted here");
+    check_join(check_fork(begin_alone, alone));
+}
+
+void place_alone(void (*body)(void *), void *argument)
+{
+    task alone = { body, argument };
+    check_join(check_fork(unshare_processes, &alone));
 }

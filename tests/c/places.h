@@ -2,6 +2,8 @@
 #ifndef PLACES_H
 #define PLACES_H
 
+#include <sys/types.h>
+
 /* Puts this process into a network namespace of its own; the test is skipped where that is not permitted. */
 void place_network(void);
 /* Brings the loopback interface of that namespace up. */
@@ -12,6 +14,8 @@ void place_sysctl(const char *path, const char *value);
 int place_sysctl_number(const char *path);
 /* From now on socket(2) of this family fails with this errno; the test is skipped where that cannot be done. */
 void place_refuse_family(int family, int number);
+/* The same for every use of a system call. */
+void place_refuse_call(int call, int number);
 /* What is in a folder, "." and ".." aside. */
 int place_entries(const char *folder);
 /* Lets this process open `more` descriptors and no further. Returns the limit from before. */
@@ -21,5 +25,16 @@ void place_descriptor_limit(int limit);
 /* Becomes a user of whom nothing else runs, and who may have `most` threads and processes; the test is skipped where
    that is not possible. */
 void place_few_threads(int most);
+
+/* Becomes this user; the test is skipped where only root could. */
+void place_user(int user);
+/* Runs a command, such as one of ip(8); the test is skipped where it fails. */
+void place_command(const char *command);
+
+/* A child process that has run `body`, or has become another program in it, and stays. */
+pid_t place_neighbour(void (*body)(void *), void *argument);
+void place_neighbour_end(pid_t neighbour);
+/* Runs `body` in a process that sees no other one: in a pid namespace of its own, with its own /proc. */
+void place_alone(void (*body)(void *), void *argument);
 
 #endif

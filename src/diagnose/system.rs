@@ -1,0 +1,88 @@
+//! Settings of the system that decide what can be bound.
+
+use super::file;
+
+/// The ports from which the system takes free ones, and those of outgoing connections (ip(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "command", derive(serde::Serialize))]
+pub struct PortRange {
+    /// The lowest.
+    pub first: u16,
+    /// The highest.
+    pub last: u16,
+}
+
+impl PortRange {
+    /// The range in force in this network namespace.
+    pub fn of_this_system() -> Option<Self> {
+        let mut buffer = [0; 64];
+        let text = file::read(c"/proc/sys/net/ipv4/ip_local_port_range", &mut buffer)?;
+        let mut numbers = text.split_ascii_whitespace().map_while(|number| number.parse().ok());
+        Some(Self { first: numbers.next()?, last: numbers.next()? })
+    }
+
+    /// Whether a port is among them.
+    pub fn contains(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+}
+
+/// Whether the system may give a port to an outgoing connection.
+pub fn is_outgoing(port: u16) -> bool {
+    PortRange::of_this_system().is_some_and(|range| range.contains(port)) && !is_reserved(port)
+}
+
+/// Whether a port is kept out of that range.
+fn is_reserved(port: u16) -> bool {
+    let mut buffer = [0; 4096];
+    let list = file::read(c"/proc/sys/net/ipv4/ip_local_reserved_ports", &mut buffer).unwrap_or_default();
+    list.trim().split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        matches!((first.parse::<u16>(), last.parse::<u16>()), (Ok(first), Ok(last)) if (first..=last).contains(&port))
+    })
+}
+
+/// The first port that takes no privilege (ip_unprivileged_port_start in ip(7)).
+pub fn first_unprivileged_port() -> u16 {
+    let limit = file::read_number(c"/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    limit.and_then(|limit| u16::try_from(limit).ok()).unwrap_or(1024)
+}
+
+/// Whether this process has CAP_NET_BIND_SERVICE (capabilities(7)); `None` where /proc does not tell.
+pub fn may_bind_privileged() -> Option<bool> {
+    const CAP_NET_BIND_SERVICE: u32 = 10;
+    let mut buffer = [0; 4096];
+    let mask = status_field("CapEff", &mut buffer)?;
+    u64::from_str_radix(mask, 16).ok().map(|mask| mask >> CAP_NET_BIND_SERVICE & 1 == 1)
+}
+
+/// Whether a seccomp filter looks at this process's system calls (seccomp(2)).
+pub fn has_seccomp_filter() -> bool {
+    let mut buffer = [0; 4096];
+    status_field("Seccomp", &mut buffer) == Some("2")
+}
+
+fn status_field<'b>(name: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
+    let status = file::read_bytes(c"/proc/self/status", buffer)?;
+    // The first line is the process's name, which may be no UTF-8.
+    status.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
+        let line = std::str::from_utf8(line).ok()?;
+        line.strip_prefix(name)?.strip_prefix(':').map(str::trim)
+    })
+}
+
+/// Whether this process is in a user namespace of its own, where capabilities count for less (user_namespaces(7)).
+pub fn is_in_user_namespace() -> bool {
+    let mut buffer = [0; 256];
+    let map = file::read(c"/proc/self/uid_map", &mut buffer).unwrap_or_default();
+    !map.is_empty() && map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
+}
+
+/// Whether IPv6 is switched off by sysctl, and the name of that.
+pub fn ipv6_switched_off() -> Option<&'static str> {
+    let is_one = |path| file::read_number(path) == Some(1);
+    if is_one(c"/proc/sys/net/ipv6/conf/all/disable_ipv6") {
+        return Some("net.ipv6.conf.all.disable_ipv6");
+    }
+    is_one(c"/proc/sys/net/ipv6/conf/lo/disable_ipv6").then_some("net.ipv6.conf.lo.disable_ipv6")
+}

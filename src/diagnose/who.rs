@@ -1,0 +1,102 @@
+//! Who has a socket, in words, and what to do about it.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::processes::{self, Holder, Holders, User};
+use crate::deadline::Deadline;
+use crate::text::Text;
+
+/// The owner of a socket, as far as it could be found.
+#[derive(Clone, Debug)]
+pub struct Who {
+    /// The user who made the socket, where the kernel tells.
+    pub uid: Option<u32>,
+    /// The processes that have it open.
+    pub holders: Holders,
+}
+
+impl Who {
+    /// Looks for the processes that have the socket of this number open.
+    pub fn of(inode: u32, uid: Option<u32>, deadline: Deadline) -> Self {
+        Self { uid, holders: processes::holders_of(inode, uid, deadline) }
+    }
+
+    /// What to do: `look` is the command with which root finds out what could not be seen here.
+    pub fn advice(&self, look: fmt::Arguments<'_>) -> Text {
+        match self.holders.found.first() {
+            Some(holder) => Text::format(format_args!("{}", Advice(holder))),
+            None if self.is_elsewhere() => Text::format(format_args!("as root, on the host, `{look}` shows who")),
+            None => Text::format(format_args!("as root, `{look}` shows who")),
+        }
+    }
+}
+
+impl Display for Who {
+    /// Such as "nginx (pid 812, user www-data)".
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        match self.holders.found.as_slice() {
+            [] => self.nobody_seen(out),
+            [holder] => write!(out, "{holder})"),
+            [holder, _] => write!(out, "{holder}, and one more process)"),
+            [holder, others @ ..] => write!(out, "{holder}, and {} more processes)", others.len()),
+        }
+    }
+}
+
+impl Who {
+    /// Whether all processes of this pid namespace were looked at, and none has it.
+    fn is_elsewhere(&self) -> bool {
+        self.holders.found.is_empty() && !self.holders.cut_short && self.holders.closed_to_us == 0
+    }
+
+    fn nobody_seen(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            Some(uid) => write!(out, "a process of user {}", User(uid))?,
+            None => out.write_str("a process")?,
+        }
+        out.write_str(if self.holders.cut_short {
+            " (there are too many processes and descriptors to find out which in time)"
+        } else if self.is_elsewhere() {
+            " (not visible from here: in another pid namespace, such as a container, or just gone)"
+        } else {
+            " (which one, this user may not see)"
+        })
+    }
+}
+
+impl Display for Holder {
+    /// With an open parenthesis, in which more may follow.
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        if self.is_this_process() {
+            return write!(out, "this process itself (pid {}, descriptor {}", self.pid, self.fd);
+        }
+        write!(out, "{} (pid {}, user {}", self.name(), self.pid, User(self.uid))?;
+        if self.is_child() {
+            return write!(out, ", a child of this process that has it as descriptor {}", self.fd);
+        }
+        if self.is_parent() {
+            return out.write_str(", the parent of this process");
+        }
+        Ok(())
+    }
+}
+
+/// What to do about a holder.
+struct Advice<'a>(&'a Holder);
+
+impl Display for Advice<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Self(holder) = self;
+        if holder.is_this_process() {
+            return write!(out, "close descriptor {} first, or use the listener that is there", holder.fd);
+        }
+        if holder.is_child() {
+            let (pid, fd) = (holder.pid, holder.fd);
+            return write!(out, "`kill {pid}` ends the child; a child that closes descriptor {fd} does not hold it");
+        }
+        match holder.unit() {
+            Some(unit) => write!(out, "`systemctl stop {unit}` ends it"),
+            None => write!(out, "`kill {}` ends it", holder.pid),
+        }
+    }
+}

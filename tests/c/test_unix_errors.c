@@ -1,0 +1,602 @@
+/* What a Unix address's failure says: which component, which mode and user, who is there, and what to do. */
+#define _GNU_SOURCE
+#include "expect.h"
+#include "places.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/fs.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+enum { NOBODY = 65534, LONG = 600 };
+
+/* A process may call itself so, and is shown so. */
+#define HOSTILE_NAME "a\nb\x1b[31m\xff"
+#define HOSTILE_SHOWN "a\\nb\\u{1b}[31m\\xff"
+
+/* Texts of this test, each with the folder's path in place of "%s". */
+static char *in_folder(const char *format)
+{
+    static char texts[8][LONG];
+    static int next;
+    char *text = texts[next++ % 8];
+    int used = 0;
+    for (const char *at = format; *at != '\0'; at++) {
+        if (at[0] == '%' && at[1] == 's') {
+            used += snprintf(text + used, (size_t)(LONG - used), "%s", check_folder());
+            at++;
+        } else {
+            text[used++] = *at;
+        }
+    }
+    text[used] = '\0';
+    return text;
+}
+
+static int is_utf8(const unsigned char *at)
+{
+    while (*at != '\0') {
+        int more = *at < 0x80 ? 0 : *at >= 0xc2 && *at < 0xe0 ? 1 : (*at & 0xf0) == 0xe0 ? 2 : *at >= 0xf0 && *at < 0xf5 ? 3 : -1;
+        if (more == -1)
+            return 0;
+        for (at++; more > 0; more--, at++)
+            if ((*at & 0xc0) != 0x80)
+                return 0;
+    }
+    return 1;
+}
+
+/* One row: listening fails so, in little time, and says so. */
+typedef struct row {
+    const char *address;
+    int code;
+    int number;
+    const char *operation;
+    const char *message;
+    const char *hint;
+} row;
+
+static void check_row_with(row expected, const oyez_listen_options *options)
+{
+    int before = check_descriptors();
+    const char *address = in_folder(expected.address);
+    CHECK_FAILS(oyez_listen(address, options), expected.code, expected.number);
+    CHECK_STR_EQ(oyez_error_operation(NULL), expected.operation);
+    CHECK_STR_EQ(oyez_error_address(NULL), address);
+    CHECK_STR_CONTAINS(oyez_error_message(NULL), in_folder(expected.message));
+    CHECK_STR_CONTAINS(oyez_error_hint(NULL), in_folder(expected.hint));
+    CHECK(is_utf8((const unsigned char *)oyez_error_message(NULL)));
+    CHECK(is_utf8((const unsigned char *)oyez_error_hint(NULL)));
+    CHECK(strchr(oyez_error_hint(NULL), '\n') == NULL);
+    CHECK_EQ_INT(check_descriptors(), before);
+}
+
+static void check_row(row expected)
+{
+    check_row_with(expected, NULL);
+}
+
+static void check_row_as_child(void *expected)
+{
+    check_row(*(row *)expected);
+}
+
+static void check_row_as_nobody_here(void *expected)
+{
+    MUST(setgid(NOBODY));
+    MUST(setuid(NOBODY));
+    check_row(*(row *)expected);
+}
+
+/* The row as it is for an unprivileged user: for root in a child. */
+static void check_row_as_nobody(row expected)
+{
+    if (geteuid() != 0)
+        SKIP("only root can become somebody else");
+    check_join(check_fork(check_row_as_nobody_here, &expected));
+}
+
+static void make_folder(const char *format, int mode)
+{
+    MUST(mkdir(in_folder(format), 0700));
+    MUST(chmod(in_folder(format), (mode_t)mode));
+}
+
+/* A plain socket of a kind at a path of the folder, bound; the file has this mode. */
+static int plain_socket(const char *format, int type, int mode)
+{
+    struct sockaddr_un name = { 0 };
+    int fd = (int)MUST(socket(AF_UNIX, type | SOCK_CLOEXEC, 0));
+    name.sun_family = AF_UNIX;
+    snprintf(name.sun_path, sizeof name.sun_path, "%.100s", in_folder(format));
+    MUST(bind(fd, (struct sockaddr *)&name, sizeof name));
+    MUST(chmod(name.sun_path, (mode_t)mode));
+    return fd;
+}
+
+static void stale_file(const char *format, int mode)
+{
+    MUST(close(plain_socket(format, SOCK_STREAM, mode)));
+}
+
+/* The way to the file. */
+
+static void too_long(void)
+{
+    char address[200] = "unix:/";
+    memset(address + 6, 'x', 109);
+    CHECK_FAILS(oyez_listen(address, NULL), OYEZ_INVALID_ADDRESS, ANY_ERRNO);
+    CHECK_STR_CONTAINS(oyez_error_message(NULL), "the path has 110 bytes, and 107 are the most");
+    CHECK_STR_CONTAINS(oyez_error_hint(NULL), "^ the end of the path");
+    address[5] = '@';
+    CHECK_FAILS(oyez_listen(address, NULL), OYEZ_INVALID_ADDRESS, ANY_ERRNO);
+    CHECK_STR_CONTAINS(oyez_error_message(NULL), "the abstract name has 109 bytes, and 107 are the most");
+}
+
+static void a_missing_directory(void)
+{
+    check_row((row){ "unix:%s/none/b/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
+                     "No such file or directory (%s/none does not exist)", "`mkdir -p %s/none/b` makes it" });
+    check_row((row){ "unix:/run/oyez-none/b/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
+                     "/run/oyez-none does not exist", "RuntimeDirectory=oyez-none/b of systemd" });
+    check_row((row){ "unix:%s/it's none/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "does not exist",
+                     "`mkdir -p $'%s/it\\'s none'`" });
+    check_row((row){ "unix:%s/a.sock/", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "ends in a slash", "add the name" });
+}
+
+static void a_missing_directory_that_root_has_to_make(void)
+{
+    MUST(chmod(check_folder(), 0755));
+    check_row_as_nobody((row){ "unix:%s/none/b/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
+                               "%s/none does not exist", "`sudo install -d -o nobody %s/none/b` makes it" });
+}
+
+static void no_directory(void)
+{
+    MUST(close((int)MUST(open(in_folder("%s/file"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600))));
+    check_row((row){ "unix:%s/file/b/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOTDIR, "bind",
+                     "%s/file is a regular file, not a directory", "choose another path" });
+}
+
+static void links_that_lead_nowhere(void)
+{
+    MUST(symlink("/no/such/place", in_folder("%s/dangling")));
+    check_row((row){ "unix:%s/dangling/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
+                     "the symbolic link %s/dangling leads to /no/such/place; /no does not exist",
+                     "`mkdir -p /no/such/place` makes it" });
+    MUST(symlink("b", in_folder("%s/a")));
+    MUST(symlink("a", in_folder("%s/b")));
+    check_row((row){ "unix:%s/a/a.sock", OYEZ_SYSTEM_ERROR, ELOOP, "bind",
+                     "the symbolic link %s/a leads round in a circle", "`namei -l %s/a/a.sock`" });
+}
+
+static void the_working_directory_was_removed(void)
+{
+    char before[512];
+    CHECK(getcwd(before, sizeof before) != NULL);
+    make_folder("%s/here", 0755);
+    MUST(chdir(in_folder("%s/here")));
+    check_row((row){ "unix:none/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "%s/here/none does not exist",
+                     "`mkdir -p %s/here/none`" });
+    MUST(rmdir(in_folder("%s/here")));
+    check_row((row){ "unix:a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
+                     "the working directory of this process has been removed", "absolute path" });
+    MUST(chdir(before));
+}
+
+static void a_directory_one_may_not_write(void)
+{
+    MUST(chmod(check_folder(), 0755));
+    check_row_as_nobody((row){ "unix:%s/app.sock", OYEZ_PERMISSION_DENIED, EACCES, "bind",
+                               "user nobody has no write permission in %s: mode 0755, owner root",
+                               "`sudo install -d -o nobody %s/app`" });
+}
+
+static void a_directory_one_may_not_search(void)
+{
+    MUST(chmod(check_folder(), 0755));
+    make_folder("%s/closed", 0700);
+    make_folder("%s/closed/in", 0777);
+    MUST(symlink(in_folder("%s/closed/in"), in_folder("%s/link")));
+    check_row_as_nobody((row){ "unix:%s/closed/in/a.sock", OYEZ_PERMISSION_DENIED, EACCES, "bind",
+                               "user nobody has no search permission (x) in %s/closed: mode 0700, owner root",
+                               "`sudo setfacl -m u:nobody:x %s/closed`" });
+    check_row_as_nobody((row){ "unix:%s/link/a.sock", OYEZ_PERMISSION_DENIED, EACCES, "bind",
+                               "the symbolic link %s/link leads to %s/closed/in; user nobody has no search permission",
+                               "setfacl -m u:nobody:x %s/closed`" });
+}
+
+/* Root is not asked for modes, but by a capability that a container may lack. */
+static void root_without_the_capability(void)
+{
+    struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
+    struct __user_cap_data_struct data[2];
+    if (geteuid() != 0)
+        SKIP("only root has capabilities to give up");
+    make_folder("%s/closed", 0700);
+    MUST(chown(in_folder("%s/closed"), NOBODY, NOBODY));
+    MUST(syscall(SYS_capget, &header, data));
+    data[0].effective &= ~(1U << CAP_DAC_OVERRIDE | 1U << CAP_DAC_READ_SEARCH);
+    MUST(syscall(SYS_capset, &header, data));
+    check_row((row){ "unix:%s/closed/a.sock", OYEZ_PERMISSION_DENIED, EACCES, "bind",
+                     "user root has no search permission (x) in %s/closed: mode 0700, owner nobody; this process is "
+                     "without CAP_DAC_OVERRIDE",
+                     "setfacl" });
+    data[0].effective |= 1U << CAP_DAC_OVERRIDE | 1U << CAP_DAC_READ_SEARCH;
+    MUST(syscall(SYS_capset, &header, data));
+}
+
+/* The mode says yes, an access control list no. */
+static void an_access_control_list(void)
+{
+    static const struct {
+        unsigned version;
+        struct { unsigned short tag, permission; unsigned id; } entries[5];
+    } list = { 2, { { 1, 7, ~0U }, { 2, 0, NOBODY }, { 4, 7, ~0U }, { 16, 7, ~0U }, { 32, 7, ~0U } } };
+    MUST(chmod(check_folder(), 0755));
+    make_folder("%s/listed", 0777);
+    if (setxattr(in_folder("%s/listed"), "system.posix_acl_access", &list, sizeof list, 0) == -1)
+        SKIP("no access control lists here");
+    check_row_as_nobody((row){ "unix:%s/listed/a.sock", OYEZ_PERMISSION_DENIED, EACCES, "bind",
+                               "mode 0777, owner root; the mode would allow it: an access control list (`getfacl`)",
+                               "setfacl" });
+}
+
+/* Mounts of this process alone, which end with it. */
+static void mount_at(const char *format, const char *kind, unsigned long flags, const char *data)
+{
+    make_folder(format, 0755);
+    if (unshare(CLONE_NEWNS) == -1 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1
+        || mount("none", in_folder(format), kind, flags, data) == -1)
+        SKIP("no mounting is permitted here");
+}
+
+static void a_read_only_file_system(void)
+{
+    mount_at("%s/fixed", "tmpfs", MS_RDONLY, NULL);
+    check_row((row){ "unix:%s/fixed/a.sock", OYEZ_PERMISSION_DENIED, EROFS, "bind",
+                     "%s/fixed is on a file system that is read-only", "/run or /tmp" });
+}
+
+static void a_full_file_system(void)
+{
+    mount_at("%s/full", "tmpfs", 0, "nr_inodes=1");
+    check_row((row){ "unix:%s/full/a.sock", OYEZ_LIMIT_REACHED, ENOSPC, "bind", "No space left", "`df -i`" });
+}
+
+static void an_immutable_directory(void)
+{
+    int flags = FS_IMMUTABLE_FL;
+    make_folder("%s/fixed", 0755);
+    int fd = (int)MUST(open(in_folder("%s/fixed"), O_RDONLY | O_CLOEXEC));
+    if (ioctl(fd, FS_IOC_SETFLAGS, &flags) == -1)
+        SKIP("no immutable directories here");
+    pid_t child = check_fork(check_row_as_child, &(row){ "unix:%s/fixed/a.sock", OYEZ_PERMISSION_DENIED, EPERM, "bind",
+                                                         "%s/fixed is marked immutable", "sudo chattr -i %s/fixed" });
+    siginfo_t ended;
+    MUST(waitid(P_PID, (id_t)child, &ended, WEXITED | WNOWAIT));
+    flags = 0;
+    MUST(ioctl(fd, FS_IOC_SETFLAGS, &flags));
+    check_join(child);
+    MUST(close(fd));
+}
+
+/* From now on bind(2) fails with EACCES, as a security module would have it. */
+static void refuse_bind(void)
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_bind, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EACCES),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = { sizeof filter / sizeof filter[0], filter };
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) == -1)
+        SKIP("no seccomp filter is permitted here");
+}
+
+static void a_security_policy(void)
+{
+    refuse_bind();
+    check_row((row){ "unix:%s/a.sock", OYEZ_PERMISSION_DENIED, EACCES, "bind", "it is not the file modes", "seccomp" });
+    check_row((row){ "unix:@oyez-refused", OYEZ_PERMISSION_DENIED, EACCES, "bind",
+                     "an abstract name has no mode or owner; a security policy refused it", "seccomp" });
+}
+
+/* What is there. */
+
+static void what_is_no_socket_is_named(void)
+{
+    MUST(close((int)MUST(open(in_folder("%s/file"), O_CREAT | O_WRONLY | O_CLOEXEC, 0600))));
+    MUST(mkfifo(in_folder("%s/pipe"), 0600));
+    MUST(symlink("/no/such/file", in_folder("%s/link")));
+    static const char *const rows[][2] = {
+        { "unix:%s/file", "(a regular file is there, which is not a socket)" },
+        { "unix:%s/pipe", "(a named pipe is there, which is not a socket)" },
+        { "unix:%s/link", "(a symbolic link to /no/such/file is there, which is not a socket)" },
+        { "unix:%s", "(a directory is there, which is not a socket)" },
+        { "unix:/dev/null", "(a device is there, which is not a socket)" },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        check_row((row){ rows[i][0], OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", rows[i][1], "oyez removes none" });
+}
+
+/* A child that listens at the address and then waits for the end of this pipe. */
+typedef struct holder {
+    const char *address;
+    int ready[2];
+    int end[2];
+    void (*before)(void);
+    pid_t pid;
+} holder;
+
+static void hold(void *argument)
+{
+    holder *one = argument;
+    char byte;
+    MUST(close(one->end[1]));
+    MUST(prctl(PR_SET_NAME, HOSTILE_NAME, 0, 0, 0));
+    if (one->before != NULL)
+        one->before();
+    int fd = (int)CHECK_WORKS(oyez_listen(one->address, NULL));
+    if (strncmp(one->address, "unix:/", 6) == 0)
+        MUST(chmod(one->address + 5, 0777));
+    MUST(write(one->ready[1], "r", 1));
+    while (read(one->end[0], &byte, 1) > 0)
+        ;
+    CHECK_WORKS(oyez_unlisten(fd));
+}
+
+static holder start_holder(const char *address, void (*before)(void))
+{
+    char byte;
+    holder one = { address, { -1, -1 }, { -1, -1 }, before, 0 };
+    MUST(pipe2(one.ready, O_CLOEXEC));
+    MUST(pipe2(one.end, O_CLOEXEC));
+    one.pid = check_fork(hold, &one);
+    MUST(close(one.ready[1]));
+    CHECK_EQ_INT(MUST(read(one.ready[0], &byte, 1)), 1);
+    return one;
+}
+
+static void end_holder(holder *one)
+{
+    MUST(close(one->end[1]));
+    check_join(one->pid);
+    MUST(close(one->ready[0]));
+    MUST(close(one->end[0]));
+}
+
+static void held_by_this_process(void)
+{
+    char message[80];
+    char hint[80];
+    int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/a.sock"), NULL));
+    snprintf(message, sizeof message, "(this process itself (pid %d, descriptor %d) listens there)", (int)getpid(), fd);
+    snprintf(hint, sizeof hint, "close descriptor %d first", fd);
+    row expected = { "unix:%s/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, hint };
+    check_row(expected);
+    expected.message = "the parent of this process";
+    MUST(fcntl(fd, F_SETFD, 0));
+    CHECK_WORKS(oyez_unlisten(fd));
+
+    fd = plain_socket("%s/datagram", SOCK_DGRAM, 0777);
+    check_row((row){ "unix:%s/datagram", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ") has a datagram socket there)",
+                     "choose another path" });
+    MUST(close(fd));
+}
+
+static void held_by_a_child_of_any_name(void)
+{
+    char message[160];
+    const char *address = in_folder("unix:%s/a.sock");
+    holder child = start_holder(address, NULL);
+    snprintf(message, sizeof message, "(" HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
+    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, "ends the child" });
+    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "a child of this process", "choose another path" });
+    end_holder(&child);
+}
+
+static void held_by_another_process(void)
+{
+    char message[160];
+    char hint[80];
+    const char *address = in_folder("unix:%s/a.sock");
+    holder other = start_holder(address, NULL);
+    snprintf(message, sizeof message, "(" HOSTILE_SHOWN " (pid %d, user ", (int)other.pid);
+    snprintf(hint, sizeof hint, "`kill %d` ends it; or choose another path", (int)other.pid);
+    row expected = { address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, hint };
+    check_join(check_fork(check_row_as_child, &expected)); /* a sibling of the holder */
+    end_holder(&other);
+}
+
+static void held_by_a_process_one_may_not_see(void)
+{
+    const char *address = in_folder("unix:%s/a.sock");
+    MUST(chmod(check_folder(), 0777));
+    if (geteuid() != 0)
+        SKIP("only root can become somebody else");
+    holder other = start_holder(address, NULL);
+    check_row_as_nobody((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+                               "(which one, this user may not see) listens there; the file is of user root",
+                               "`ss -axp src %s/a.sock` shows who" });
+    end_holder(&other);
+}
+
+static void held_in_another_network(void)
+{
+    const char *address = in_folder("unix:%s/a.sock");
+    holder other = start_holder(address, place_network);
+    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+                     "a process listens there, and the socket is not listed in this network namespace",
+                     "lsns -t net" });
+    end_holder(&other);
+}
+
+/* Its layers on two file systems: what stat(2) tells of its files is not the device that the kernel knows. */
+static void held_on_an_overlay(void)
+{
+    make_folder("%s/low", 0755);
+    mount_at("%s/top", "tmpfs", 0, NULL);
+    make_folder("%s/top/up", 0755);
+    make_folder("%s/top/work", 0755);
+    make_folder("%s/both", 0755);
+    if (mount("none", in_folder("%s/both"), "overlay", 0, in_folder("lowerdir=%s/low,upperdir=%s/top/up,workdir=%s/top/work"))
+        == -1)
+        SKIP("no overlay file system here");
+    int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/both/a.sock"), NULL));
+    check_row((row){ "unix:%s/both/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "(this process itself",
+                     "close descriptor" });
+    CHECK_WORKS(oyez_unlisten(fd));
+}
+
+static void an_abstract_name_that_is_taken(void)
+{
+    char address[60];
+    char message[160];
+    snprintf(address, sizeof address, "unix:@oyez-taken-%d", (int)getpid());
+    int fd = (int)CHECK_WORKS(oyez_listen(address, NULL));
+    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "(this process itself", "choose another name" });
+    CHECK_WORKS(oyez_unlisten(fd));
+    holder child = start_holder(address, NULL);
+    snprintf(message, sizeof message, "(" HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
+    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, "ends the child" });
+    if (geteuid() == 0)
+        check_row_as_nobody((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "this user may not see) has that name",
+                                   "`ss -axp src @oyez-taken-" });
+    end_holder(&child);
+}
+
+/* Left behind. */
+
+static void a_stale_file_of_somebody_else(void)
+{
+    make_folder("%s/sticky", 01777);
+    MUST(chmod(check_folder(), 0755));
+    stale_file("%s/sticky/open", 0777);
+    stale_file("%s/sticky/closed", 0755);
+    check_row_as_nobody((row){ "unix:%s/sticky/open", OYEZ_PERMISSION_DENIED, EPERM, "unlink",
+                               "a stale socket file of user root, which user nobody may not remove: in a sticky directory "
+                               "(mode 1777, owner root) only its owner may",
+                               "`sudo rm %s/sticky/open` removes it" });
+    check_row_as_nobody((row){ "unix:%s/sticky/closed", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+                               "a socket file to which user nobody may not connect: mode 0755, owner root; nobody in this "
+                               "network namespace listens on it",
+                               "`sudo rm %s/sticky/closed` removes it, if it is stale" });
+}
+
+static void a_stale_file_in_a_directory_one_may_not_write(void)
+{
+    MUST(chmod(check_folder(), 0755));
+    stale_file("%s/stale", 0777);
+    check_row_as_nobody((row){ "unix:%s/stale", OYEZ_PERMISSION_DENIED, EACCES, "unlink",
+                               "a stale socket file of user root; user nobody has no write permission in %s: mode 0755",
+                               "`sudo rm %s/stale`" });
+}
+
+static void a_stale_file_in_a_directory_one_may_not_read(void)
+{
+    MUST(chmod(check_folder(), 0733));
+    stale_file("%s/stale", 0777);
+    check_row_as_nobody((row){ "unix:%s/stale", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+                               "takes read permission, which user nobody has not: mode 0733, owner root",
+                               "`rm %s/stale` removes it" });
+}
+
+static void a_directory_that_is_kept_locked(void)
+{
+    char message[160];
+    MUST(prctl(PR_SET_NAME, HOSTILE_NAME, 0, 0, 0));
+    int lock = (int)MUST(open(check_folder(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    MUST(flock(lock, LOCK_EX));
+    snprintf(message, sizeof message, "process %d (" HOSTILE_SHOWN ") has kept the directory %s locked", (int)getpid(),
+             check_folder());
+    check_row((row){ "unix:%s/a.sock", OYEZ_ADDRESS_IN_USE, EAGAIN, "flock", message, "kill" });
+    MUST(close(lock));
+}
+
+/* Owners. */
+
+static void owners_that_do_not_exist(void)
+{
+    oyez_listen_options options = OYEZ_LISTEN_OPTIONS_INIT;
+    options.unix_user = "no-such\nuser";
+    check_row_with((row){ "unix:%s/a.sock", OYEZ_NAME_NOT_FOUND, ENOENT, "user", "there is no user no-such\\nuser",
+                          "`getent passwd` lists those there are" }, &options);
+    options.unix_user = NULL;
+    options.unix_group = "no-such-group";
+    check_row_with((row){ "unix:%s/a.sock", OYEZ_NAME_NOT_FOUND, ENOENT, "group", "there is no group no-such-group",
+                          "`getent group`" }, &options);
+    CHECK_EQ_INT(place_entries(check_folder()), 0);
+}
+
+static void give_away_as_nobody(void *argument)
+{
+    oyez_listen_options options = OYEZ_LISTEN_OPTIONS_INIT;
+    (void)argument;
+    MUST(setgid(NOBODY));
+    MUST(setuid(NOBODY));
+    options.unix_user = "root";
+    options.unix_group = "0";
+    check_row_with((row){ "unix:%s/a.sock", OYEZ_PERMISSION_DENIED, EPERM, "chown",
+                          "user nobody may not give the file to user root and group 0", "CAP_CHOWN" }, &options);
+}
+
+static void owners_that_are_not_permitted(void)
+{
+    if (geteuid() != 0)
+        SKIP("only root can become somebody else");
+    MUST(chmod(check_folder(), 0777));
+    check_join(check_fork(give_away_as_nobody, NULL));
+    CHECK_EQ_INT(place_entries(check_folder()), 0);
+}
+
+static const check_case cases[] = {
+    CASE(too_long),
+    CASE(a_missing_directory),
+    CASE(a_missing_directory_that_root_has_to_make),
+    CASE(no_directory),
+    CASE(links_that_lead_nowhere),
+    CASE(the_working_directory_was_removed),
+    CASE(a_directory_one_may_not_write),
+    CASE(a_directory_one_may_not_search),
+    CASE(root_without_the_capability),
+    CASE(an_access_control_list),
+    CASE(a_read_only_file_system),
+    CASE(a_full_file_system),
+    CASE(an_immutable_directory),
+    CASE(a_security_policy),
+    CASE(what_is_no_socket_is_named),
+    CASE(held_by_this_process),
+    CASE(held_by_a_child_of_any_name),
+    CASE(held_by_another_process),
+    CASE(held_by_a_process_one_may_not_see),
+    CASE(held_in_another_network),
+    CASE(held_on_an_overlay),
+    CASE(an_abstract_name_that_is_taken),
+    CASE(a_stale_file_of_somebody_else),
+    CASE(a_stale_file_in_a_directory_one_may_not_write),
+    CASE(a_stale_file_in_a_directory_one_may_not_read),
+    CASE(a_directory_that_is_kept_locked),
+    CASE(owners_that_do_not_exist),
+    CASE(owners_that_are_not_permitted),
+};
+
+CHECK_MAIN(cases)

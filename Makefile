@@ -8,14 +8,17 @@ LIBRARY := target/release
 EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
-.PHONY: help demo test tools tools-test library header examples check-format lint test-rust test-c test-python valgrind clean
+.PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
+	test-python test-docs valgrind clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
 	@echo 'make test      format, lint, and every quick test (.ci/run calls it)'
 	@echo 'make library   $(LIBRARY)/liboyez.so and liboyez.a'
+	@echo 'make command   the command oyez, in $(BUILD)/oyez'
 	@echo 'make examples  the programs of examples-c, in $(BUILD)/examples'
 	@echo 'make header    write include/oyez.h again after a change of src/capi'
+	@echo 'make errors-table  write docs/errors.md again after a change of what errors say (as root)'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 
 # What is missing is named with the Debian package that has it.
@@ -26,6 +29,12 @@ tools:
 
 library: tools
 	$(CARGO) build --release
+
+# In a folder of its own: with other features cargo would make the library again each time.
+command: tools
+	$(CARGO) build --release --features command --bin oyez --target-dir target/command
+	@mkdir -p $(BUILD)
+	@cp target/command/release/oyez $(BUILD)/oyez
 
 examples: library
 	@mkdir -p $(BUILD)/examples
@@ -40,17 +49,21 @@ demo: examples
 header: tools
 	OYEZ_WRITE_HEADER=1 $(CARGO) test --quiet --test header
 
+errors-table: library
+	CC='$(CC)' $(PYTHON) docs/errors/generate.py --library $(LIBRARY)
+
 # The header is compiled as C++ too.
 tools-test: tools
 	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
 
-test: tools-test check-format lint test-rust test-c test-python
+test: tools-test check-format lint test-rust test-c test-python test-docs
 
 check-format: tools
 	$(CARGO) fmt --check
 
 lint: tools
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --features command --bin oyez -- -D warnings
 
 test-rust: tools
 	$(CARGO) test
@@ -58,8 +71,13 @@ test-rust: tools
 test-c: library
 	tests/c/run.sh $(BUILD)/c $(LIBRARY)
 
-test-python: examples
-	OYEZ_LIBRARY=$(CURDIR)/$(LIBRARY)/liboyez.so OYEZ_EXAMPLES=$(CURDIR)/$(BUILD)/examples tests/python/run.sh
+test-python: examples command
+	OYEZ_LIBRARY=$(CURDIR)/$(LIBRARY)/liboyez.so OYEZ_EXAMPLES=$(CURDIR)/$(BUILD)/examples \
+	    OYEZ_COMMAND=$(CURDIR)/$(BUILD)/oyez tests/python/run.sh
+
+# What docs/errors.md shows is what is said now.
+test-docs: library
+	CC='$(CC)' $(PYTHON) docs/errors/generate.py --check --library $(LIBRARY)
 
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)

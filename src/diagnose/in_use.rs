@@ -25,14 +25,20 @@ pub fn explain(error: Error, attempt: &Attempt) -> Error {
     let deadline = soon();
     let mut owners = Owners::default();
     let looked = owners.look(attempt, deadline);
+    owners.cut_short = looked == Err(Errno::TIMEDOUT);
     match (&owners.socket, looked) {
         (Some(socket), _) => owned(error, attempt, socket, deadline),
-        (None, Ok(())) if owners.connections() > 0 => connected(error, attempt, &owners, deadline),
+        (None, Ok(()) | Err(Errno::TIMEDOUT)) if owners.connections() > 0 => {
+            connected(error, attempt, &owners, deadline)
+        }
         (None, Ok(())) => error
             .because(format_args!("nothing is to be seen that holds it"))
             .hint(format_args!("whoever held it may be gone by now: try again; {}", look(attempt))),
+        (None, Err(Errno::TIMEDOUT)) => error
+            .because(format_args!("there are too many sockets to find out in time who holds it"))
+            .hint(format_args!("{}", look(attempt))),
         (None, Err(errno)) => error
-            .because(format_args!("who holds it could not be seen: sock_diag: {}", SystemWords(errno)))
+            .because(format_args!("who holds it could not be asked: sock_diag: {}", SystemWords(errno)))
             .hint(format_args!("{}", look(attempt))),
     }
 }
@@ -64,24 +70,24 @@ struct Owners {
     /// Connections that are over, and the time that the last of them is kept.
     time_wait: usize,
     longest: Duration,
+    /// Time was up before all were counted.
+    cut_short: bool,
 }
 
 impl Owners {
     fn look(&mut self, attempt: &Attempt, deadline: Deadline) -> Result<(), Errno> {
         let port = attempt.address.port();
-        let mut add = |socket: PortSocket| {
-            if attempt.meets(&socket) {
-                self.add(attempt, socket);
-            }
-        };
-        sockets::at_port(attempt.protocol, port, false, deadline, &mut add)?;
-        if attempt.protocol == Protocol::Tcp {
-            sockets::at_port(attempt.protocol, port, true, deadline, &mut add)?;
+        sockets::at_port(attempt.protocol, port, false, deadline, |socket| self.add(attempt, socket))?;
+        if attempt.protocol == Protocol::Tcp && self.socket.is_none() {
+            sockets::at_port(attempt.protocol, port, true, deadline, |socket| self.add(attempt, socket))?;
         }
         Ok(())
     }
 
     fn add(&mut self, attempt: &Attempt, socket: PortSocket) {
+        if !attempt.meets(&socket) {
+            return;
+        }
         match socket.state {
             State::Listening | State::Bound => {
                 // The one that was asked for tells more than one that takes every address.
@@ -126,36 +132,35 @@ impl Attempt {
 /// Somebody has bound the port.
 fn owned(error: Error, attempt: &Attempt, socket: &PortSocket, deadline: Deadline) -> Error {
     let who = Who::of(socket.inode, Some(socket.uid), deadline);
-    let place = Place(socket);
+    let (place, unshared) = (Place(socket), unshared(attempt, socket));
     let error = match (socket.state, attempt.protocol) {
-        (State::Bound, _) => error.because(format_args!("{who} has bound {place}, without listening")),
-        (_, Protocol::Udp) => error.because(format_args!("{who} has bound {place}")),
-        _ => error.because(format_args!("{who} listens on {place}")),
+        (State::Bound, _) => error.because(format_args!("{who} has bound {place}, without listening{unshared}")),
+        (_, Protocol::Udp) => error.because(format_args!("{who} has bound {place}{unshared}")),
+        _ => error.because(format_args!("{who} listens on {place}{unshared}")),
     };
     let flags = if attempt.protocol == Protocol::Tcp { "-ltnp" } else { "-lunp" };
     let port = attempt.address.port();
     let advice = who.advice(format_args!("ss {flags} 'sport = :{port}'"));
-    if attempt.reuse_port {
-        return unshared(error, socket, &advice);
+    match (attempt.reuse_port, socket.uid == geteuid().as_raw()) {
+        (true, true) => error
+            .hint(format_args!("a port is shared only if every socket there has reuse_port (SO_REUSEPORT); {advice}")),
+        (true, false) => error.hint(format_args!("run both as one user; {advice}")),
+        (false, _) => error.hint(format_args!("{advice}; or take another port (0 takes a free one)")),
     }
-    error.hint(format_args!("{advice}; or take another port (0 takes a free one)"))
 }
 
-/// The port was to be shared, and is not.
-fn unshared(error: Error, socket: &PortSocket, advice: &Text) -> Error {
+/// Why a port that was to be shared is not.
+fn unshared(attempt: &Attempt, socket: &PortSocket) -> Text {
     let (owner, user) = (socket.uid, geteuid().as_raw());
-    if owner == user {
-        return error
-            .and_because(format_args!("without reuse_port"))
-            .hint(format_args!("a port is shared only if every socket there has reuse_port (SO_REUSEPORT); {advice}"));
-    }
-    error
-        .and_because(format_args!(
-            "reuse_port does not share it between users: user {}, and {} here",
+    match (attempt.reuse_port, owner == user) {
+        (false, _) => Text::new(),
+        (true, true) => Text::from(", and does not have reuse_port"),
+        (true, false) => Text::format(format_args!(
+            ", and users do not share a port: that is {}, and this process {}",
             User(owner),
             User(user)
-        ))
-        .hint(format_args!("run both as one user; {advice}"))
+        )),
+    }
 }
 
 /// Nobody listens, but connections are left.
@@ -176,11 +181,14 @@ fn connected(error: Error, attempt: &Attempt, owners: &Owners, deadline: Deadlin
 
 impl Owners {
     fn write_connections(&self, out: &mut Text, deadline: Deadline) -> std::fmt::Result {
+        if self.cut_short {
+            out.write_str("at least ")?;
+        }
         if let Some(one) = &self.connection {
             let who = Who::of(one.inode, Some(one.uid), deadline);
             let peer = display_ip(&one.peer);
             match self.open {
-                1 => write!(out, "a connection to {peer} is open, of {who}")?,
+                1 => write!(out, "one connection is open, to {peer}, of {who}")?,
                 open => write!(out, "{open} connections are open, one of them to {peer}, of {who}")?,
             }
         }

@@ -70,17 +70,20 @@ fn program() -> Text {
 
 /// A security policy is behind it: which ones there are.
 fn refused(error: Error, not: std::fmt::Arguments<'_>) -> Error {
-    let filter =
-        if has_seccomp_filter() { "this process runs under a seccomp filter" } else { "no seccomp filter is on" };
+    let filter = if has_seccomp_filter() {
+        "this process runs under a seccomp filter: look at the sandbox's rules, and"
+    } else {
+        "no seccomp filter is on: look"
+    };
     let mut buffer = [0; 256];
     let label = file::read(c"/proc/self/attr/current", &mut buffer).unwrap_or_default();
     let label = label.trim_matches(['\0', '\n']);
     let label = match label {
         "" | "unconfined" => Text::new(),
-        label => Text::format(format_args!("; its LSM label is {}", Escaped(label.as_bytes()))),
+        label => Text::format(format_args!(" (the label of this process is {})", Escaped(label.as_bytes()))),
     };
     error.because(format_args!("{not}; a security policy refused it")).hint(format_args!(
-        "{filter}{label}; look at the sandbox's rules (seccomp, the cgroup's BPF programs) and at the LSM's log: \
-         `journalctl -k` or `ausearch -m avc`"
+        "{filter} at the LSM (AppArmor, SELinux, Landlock){label}, whose refusals `journalctl -k` shows, and at the BPF \
+         programs of the control group (`bpftool cgroup tree`)"
     ))
 }

@@ -48,7 +48,7 @@ pub fn first_unprivileged_port() -> u16 {
     limit.and_then(|limit| u16::try_from(limit).ok()).unwrap_or(1024)
 }
 
-/// Whether this process has CAP_NET_BIND_SERVICE (capabilities(7)); `None` where /proc does not tell.
+/// Whether this thread has CAP_NET_BIND_SERVICE (capabilities(7)); `None` where /proc does not tell.
 pub fn may_bind_privileged() -> Option<bool> {
     const CAP_NET_BIND_SERVICE: u32 = 10;
     let mut buffer = [0; 4096];
@@ -56,14 +56,14 @@ pub fn may_bind_privileged() -> Option<bool> {
     u64::from_str_radix(mask, 16).ok().map(|mask| mask >> CAP_NET_BIND_SERVICE & 1 == 1)
 }
 
-/// Whether a seccomp filter looks at this process's system calls (seccomp(2)).
+/// Whether a seccomp filter looks at this thread's system calls (seccomp(2)).
 pub fn has_seccomp_filter() -> bool {
     let mut buffer = [0; 4096];
     status_field("Seccomp", &mut buffer) == Some("2")
 }
 
 fn status_field<'b>(name: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
-    let status = file::read_bytes(c"/proc/self/status", buffer)?;
+    let status = file::read_bytes(c"/proc/thread-self/status", buffer)?;
     // The first line is the process's name, which may be no UTF-8.
     status.split(|&byte| byte == b'\n').skip(1).find_map(|line| {
         let line = std::str::from_utf8(line).ok()?;

@@ -2,6 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use rustix::process::geteuid;
+
 use super::processes::{self, Holder, Holders, User};
 use crate::deadline::Deadline;
 use crate::text::Text;
@@ -44,9 +46,12 @@ impl Display for Who {
 }
 
 impl Who {
-    /// Whether all processes of this pid namespace were looked at, and none has it.
+    /// Whether all processes that could have it were looked at, and none has it. Where /proc is mounted with hidepid,
+    /// those of other users do not even show.
     fn is_elsewhere(&self) -> bool {
-        self.holders.found.is_empty() && !self.holders.cut_short && self.holders.closed_to_us == 0
+        let user = geteuid();
+        let sees_all = user.is_root() || self.uid == Some(user.as_raw());
+        sees_all && self.holders.found.is_empty() && !self.holders.cut_short && self.holders.closed_to_us == 0
     }
 
     fn nobody_seen(&self, out: &mut Formatter<'_>) -> fmt::Result {

@@ -20,7 +20,7 @@ cxx=${CXX:-g++}
 jobs=${JOBS:-2}
 include=../../include
 warnings=(-pedantic -Wall -Wextra -Werror)
-helpers=(check watch expect clients places serving models storm)
+helpers=(check watch expect clients places faults serving models storm)
 # Their static form adds nothing to the shared one but time.
 shared_only=(test_dlopen)
 failed=0

@@ -21,6 +21,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -52,8 +53,8 @@ static char *in_folder(const char *format)
 static int is_utf8(const unsigned char *at)
 {
     while (*at != '\0') {
-        int more = *at < 0x80 ? 0 : *at >= 0xc2 && *at < 0xe0 ? 1 : (*at & 0xf0) == 0xe0 ? 2 : *at >= 0xf0 && *at < 0xf5 ? 3 : -1;
-        if (more == -1)
+        int more = *at < 0x80 ? 0 : *at < 0xe0 ? 1 : *at < 0xf0 ? 2 : 3;
+        if ((*at >= 0x80 && *at < 0xc2) || *at > 0xf4)
             return 0;
         for (at++; more > 0; more--, at++)
             if ((*at & 0xc0) != 0x80)
@@ -97,10 +98,15 @@ static void check_row_as_child(void *expected)
     check_row(*(row *)expected);
 }
 
-static void check_row_as_nobody_here(void *expected)
+static void become_nobody(void)
 {
     MUST(setgid(NOBODY));
     MUST(setuid(NOBODY));
+}
+
+static void check_row_as_nobody_here(void *expected)
+{
+    become_nobody();
     check_row(*(row *)expected);
 }
 
@@ -152,7 +158,7 @@ static void too_long(void)
 static void a_missing_directory(void)
 {
     check_row((row){ "unix:%s/none/b/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
-                     "No such file or directory (%s/none does not exist)", "`mkdir -p %s/none/b` makes it" });
+                     "No such file or directory: %s/none does not exist", "`mkdir -p %s/none/b` makes it" });
     check_row((row){ "unix:/run/oyez-none/b/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind",
                      "/run/oyez-none does not exist", "RuntimeDirectory=oyez-none/b of systemd" });
     check_row((row){ "unix:%s/it's none/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "does not exist",
@@ -182,7 +188,7 @@ static void links_that_lead_nowhere(void)
                      "`mkdir -p /no/such/place` makes it" });
     MUST(symlink("b", in_folder("%s/a")));
     MUST(symlink("a", in_folder("%s/b")));
-    check_row((row){ "unix:%s/a/a.sock", OYEZ_SYSTEM_ERROR, ELOOP, "bind",
+    check_row((row){ "unix:%s/a/a.sock", OYEZ_SYSTEM, ELOOP, "bind",
                      "the symbolic link %s/a leads round in a circle", "`namei -l %s/a/a.sock`" });
 }
 
@@ -328,11 +334,11 @@ static void what_is_no_socket_is_named(void)
     MUST(mkfifo(in_folder("%s/pipe"), 0600));
     MUST(symlink("/no/such/file", in_folder("%s/link")));
     static const char *const rows[][2] = {
-        { "unix:%s/file", "(a regular file is there, which is not a socket)" },
-        { "unix:%s/pipe", "(a named pipe is there, which is not a socket)" },
-        { "unix:%s/link", "(a symbolic link to /no/such/file is there, which is not a socket)" },
-        { "unix:%s", "(a directory is there, which is not a socket)" },
-        { "unix:/dev/null", "(a device is there, which is not a socket)" },
+        { "unix:%s/file", ": a regular file is there, which is not a socket" },
+        { "unix:%s/pipe", ": a named pipe is there, which is not a socket" },
+        { "unix:%s/link", ": a symbolic link to /no/such/file is there, which is not a socket" },
+        { "unix:%s", ": a directory is there, which is not a socket" },
+        { "unix:/dev/null", ": a device is there, which is not a socket" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
         check_row((row){ rows[i][0], OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", rows[i][1], "oyez removes none" });
@@ -389,16 +395,14 @@ static void held_by_this_process(void)
     char message[80];
     char hint[80];
     int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/a.sock"), NULL));
-    snprintf(message, sizeof message, "(this process itself (pid %d, descriptor %d) listens there)", (int)getpid(), fd);
+    snprintf(message, sizeof message, ": this process itself (pid %d, descriptor %d) listens there", (int)getpid(), fd);
     snprintf(hint, sizeof hint, "close descriptor %d first", fd);
     row expected = { "unix:%s/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, hint };
     check_row(expected);
-    expected.message = "the parent of this process";
-    MUST(fcntl(fd, F_SETFD, 0));
     CHECK_WORKS(oyez_unlisten(fd));
 
     fd = plain_socket("%s/datagram", SOCK_DGRAM, 0777);
-    check_row((row){ "unix:%s/datagram", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ") has a datagram socket there)",
+    check_row((row){ "unix:%s/datagram", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ") has a datagram socket there",
                      "choose another path" });
     MUST(close(fd));
 }
@@ -408,7 +412,7 @@ static void held_by_a_child_of_any_name(void)
     char message[160];
     const char *address = in_folder("unix:%s/a.sock");
     holder child = start_holder(address, NULL);
-    snprintf(message, sizeof message, "(" HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
+    snprintf(message, sizeof message, ": " HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
     check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, "ends the child" });
     check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "a child of this process", "choose another path" });
     end_holder(&child);
@@ -420,11 +424,25 @@ static void held_by_another_process(void)
     char hint[80];
     const char *address = in_folder("unix:%s/a.sock");
     holder other = start_holder(address, NULL);
-    snprintf(message, sizeof message, "(" HOSTILE_SHOWN " (pid %d, user ", (int)other.pid);
+    snprintf(message, sizeof message, ": " HOSTILE_SHOWN " (pid %d, user ", (int)other.pid);
     snprintf(hint, sizeof hint, "`kill %d` ends it; or choose another path", (int)other.pid);
     row expected = { address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, hint };
     check_join(check_fork(check_row_as_child, &expected)); /* a sibling of the holder */
     end_holder(&other);
+}
+
+static void look_at_the_parent(void *listener)
+{
+    MUST(close(*(int *)listener));
+    check_row((row){ "unix:%s/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ", the parent of this process)",
+                     "choose another path" });
+}
+
+static void held_by_the_parent(void)
+{
+    int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/a.sock"), NULL));
+    check_join(check_fork(look_at_the_parent, &fd));
+    CHECK_WORKS(oyez_unlisten(fd));
 }
 
 static void held_by_a_process_one_may_not_see(void)
@@ -462,7 +480,7 @@ static void held_on_an_overlay(void)
         == -1)
         SKIP("no overlay file system here");
     int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/both/a.sock"), NULL));
-    check_row((row){ "unix:%s/both/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "(this process itself",
+    check_row((row){ "unix:%s/both/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ": this process itself",
                      "close descriptor" });
     CHECK_WORKS(oyez_unlisten(fd));
 }
@@ -473,10 +491,10 @@ static void an_abstract_name_that_is_taken(void)
     char message[160];
     snprintf(address, sizeof address, "unix:@oyez-taken-%d", (int)getpid());
     int fd = (int)CHECK_WORKS(oyez_listen(address, NULL));
-    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "(this process itself", "choose another name" });
+    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ": this process itself", "choose another name" });
     CHECK_WORKS(oyez_unlisten(fd));
     holder child = start_holder(address, NULL);
-    snprintf(message, sizeof message, "(" HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
+    snprintf(message, sizeof message, ": " HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
     check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, "ends the child" });
     if (geteuid() == 0)
         check_row_as_nobody((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "this user may not see) has that name",
@@ -551,8 +569,7 @@ static void give_away_as_nobody(void *argument)
 {
     oyez_listen_options options = OYEZ_LISTEN_OPTIONS_INIT;
     (void)argument;
-    MUST(setgid(NOBODY));
-    MUST(setuid(NOBODY));
+    become_nobody();
     options.unix_user = "root";
     options.unix_group = "0";
     check_row_with((row){ "unix:%s/a.sock", OYEZ_PERMISSION_DENIED, EPERM, "chown",
@@ -587,6 +604,7 @@ static const check_case cases[] = {
     CASE(held_by_this_process),
     CASE(held_by_a_child_of_any_name),
     CASE(held_by_another_process),
+    CASE(held_by_the_parent),
     CASE(held_by_a_process_one_may_not_see),
     CASE(held_in_another_network),
     CASE(held_on_an_overlay),

@@ -26,7 +26,10 @@ pub fn tightest(controller: Controller) -> Option<Gauge> {
     let mut buffer = [0; 4096];
     let groups = file::read(c"/proc/self/cgroup", &mut buffer)?;
     let (place, path) = controller.find(groups)?;
-    levels(path).take(DEEPEST).filter_map(|path| controller.gauge(&place, path)).min_by_key(Gauge::left)
+    levels(path)
+        .take(DEEPEST)
+        .filter_map(|path| controller.gauge(&place, path))
+        .min_by_key(|gauge| gauge.left().unwrap_or(u64::MAX))
 }
 
 /// A group and those above it, the topmost as an empty text.

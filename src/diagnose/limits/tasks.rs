@@ -1,20 +1,23 @@
 //! A thread or a process that could not be made.
 
-use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit, getuid};
+use rustix::process::{Resource, getpid, getrlimit, getuid};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::super::{file, soon};
+use super::super::file;
 use super::cgroup::{self, Controller};
 use super::gauge::{Gauge, HowToRaise, ProcessLimit, Raise, Verdict};
 use super::{for_limits, memory};
 use crate::deadline::Deadline;
 use crate::error::{Code, Error};
 use crate::text::Line;
+
+/// How long the threads of a user may be counted: in a server this happens once a shortage.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A thread or a process could not be made: which limit it was.
 pub fn for_tasks(error: Error) -> Error {
@@ -24,7 +27,7 @@ pub fn for_tasks(error: Error) -> Error {
     let is_thread = error.operation() == "pthread_create";
     let gauges = [
         cgroup::tightest(Controller::Pids),
-        of_user(soon()),
+        of_user(Deadline::after(PATIENCE)),
         threads_max(),
         pid_max(),
         // The C library says the same where there is no memory for the thread's stack.
@@ -67,9 +70,12 @@ fn count_of_user(enough: u64, deadline: Deadline) -> Option<u64> {
     let directory = openat(CWD, c"/proc", flags, Mode::empty()).ok()?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
     let mut entries = RawDir::new(&directory, &mut buffer);
-    let mut count = 0;
+    // This process first: where it has them all, no time is needed for the others.
+    let own = getpid().as_raw_nonzero().get().unsigned_abs();
+    let mut count = threads_of(own).unwrap_or(0);
     while let Some(entry) = entries.next() {
-        count += threads_of(entry.ok()?.file_name()).unwrap_or(0);
+        let pid = entry.ok()?.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        count += pid.filter(|&pid| pid != own).and_then(threads_of).unwrap_or(0);
         if deadline.is_over() {
             return Some(count).filter(|&count| count >= enough);
         }
@@ -78,8 +84,7 @@ fn count_of_user(enough: u64, deadline: Deadline) -> Option<u64> {
 }
 
 /// The threads of a process of this user.
-fn threads_of(pid: &CStr) -> Option<u64> {
-    let pid: u32 = pid.to_str().ok()?.parse().ok()?;
+fn threads_of(pid: u32) -> Option<u64> {
     let mut path = Line::<40>::new();
     path.set(format_args!("/proc/{pid}/status"));
     let mut buffer = [0; 4096];

@@ -3,7 +3,8 @@
 //! The C boundary is `src/capi/`, described in `include/oyez.h`. What lies below it is usable from Rust as well:
 //! [`listen::listen`], [`accept::accept`] and [`serve::Server`].
 //!
-//! Dependencies point one way: capi, serve, accept and listen, address and error, and the system at the bottom.
+//! Dependencies point one way: capi, check and serve, accept and listen, diagnose, address and error, and the system
+//! at the bottom.
 #![cfg(target_os = "linux")]
 
 pub mod accept;

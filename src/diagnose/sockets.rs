@@ -213,9 +213,8 @@ fn unix_socket(
     let mut found = None;
     dump(SockDiagMessage::UnixRequest(request), deadline, |payload| {
         let Ok(response) = UnixResponse::parse(payload) else { return ControlFlow::Continue(()) };
-        // A connection has the name of its listener.
-        let is_connection =
-            response.nlas.iter().any(|nla| matches!(nla, UnixNla::Peer(_))) || response.header.state == TCP_ESTABLISHED;
+        // A connection has the name of its listener. A datagram socket is in that state for any peer that has chosen it.
+        let is_connection = response.header.state == TCP_ESTABLISHED && response.header.kind != SOCK_DGRAM;
         if is_connection || !is_wanted(&response) {
             return ControlFlow::Continue(());
         }

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 
 /// A string whose growth may fail. `String` aborts the process when memory runs out, and errors are made just then;
 /// a `Text` stays as long as it was instead.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub struct Text(String);
 
 impl Text {
@@ -29,6 +29,12 @@ impl Text {
     /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+impl Clone for Text {
+    fn clone(&self) -> Self {
+        Self::from(self.as_str())
     }
 }
 

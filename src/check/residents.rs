@@ -5,9 +5,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use crate::address::{Address, Endpoint, Service, Spec, display_ip};
-use crate::deadline::Deadline;
 use crate::diagnose::sockets::{self, PortSocket, State};
-use crate::diagnose::{self, Protocol, User, Who};
+use crate::diagnose::{self, Budget, Protocol, User, Who};
 use crate::text::Text;
 
 /// A socket that is bound to the same port, path or name. What cannot be seen is `None`.
@@ -41,31 +40,31 @@ pub struct Resident {
 
 /// Those at an address; none where they cannot be listed.
 pub fn at(spec: &Spec<'_>) -> Vec<Resident> {
-    let deadline = diagnose::soon();
+    let budget = Budget::new();
     if let Some((protocol, port)) = port(spec) {
-        return at_port(protocol, port, deadline);
+        return at_port(protocol, port, budget);
     }
     let (socket, address) = match spec.address {
-        Address::UnixPath(path) => (diagnose::socket_at(Path::new(OsStr::from_bytes(path)), deadline), spec),
-        Address::UnixAbstract(name) => (sockets::with_abstract_name(name, deadline).ok().flatten(), spec),
+        Address::UnixPath(path) => (diagnose::socket_at(Path::new(OsStr::from_bytes(path)), budget), spec),
+        Address::UnixAbstract(name) => (sockets::with_abstract_name(name, budget).ok().flatten(), spec),
         _ => return Vec::new(),
     };
     let resident = socket.map(|socket| {
-        let who = Who::of(socket.inode, None, deadline);
+        let who = Who::of(socket.inode, None, budget);
         let (queue, backlog) = socket.queue.filter(|_| socket.listens).unzip();
         Resident { queue, backlog, ..Resident::of(Text::format(format_args!("{address}")), socket.listens, &who) }
     });
     resident.into_iter().collect()
 }
 
-fn at_port(protocol: Protocol, port: u16, deadline: Deadline) -> Vec<Resident> {
+fn at_port(protocol: Protocol, port: u16, budget: Budget) -> Vec<Resident> {
     let mut found: Vec<PortSocket> = Vec::new();
     if port != 0 {
         // Who did not answer in time, or at all, is not listed; binding says whether the port is free.
-        let _ = sockets::at_port(protocol, port, false, deadline, |socket| found.push(socket));
+        let _ = sockets::at_port(protocol, port, false, budget, |socket| found.push(socket));
     }
     let resident = |socket: PortSocket| {
-        let who = Who::of(socket.inode, Some(socket.uid), deadline);
+        let who = Who::of(socket.inode, Some(socket.uid), budget);
         let listens = socket.state == State::Listening;
         let waits = (listens && protocol == Protocol::Tcp).then_some((socket.queue, socket.backlog));
         let (queue, backlog) = waits.unzip();

@@ -8,7 +8,8 @@ use rustix::io::fcntl_getfd;
 use rustix::net::{AddressFamily, SocketType, getpeername, getsockname, ipproto, sockopt};
 use rustix::process::{Pid, test_kill_process};
 
-use super::{file, soon};
+use super::budget::Budget;
+use super::file;
 use crate::text::{Escaped, Line};
 use crate::{accept, address, sys};
 
@@ -137,8 +138,8 @@ impl Listening {
 
     /// The listening stream sockets.
     fn all() -> impl Iterator<Item = BorrowedFd<'static>> {
-        let deadline = soon();
-        (0..Self::HIGHEST).take_while(move |fd| fd % 128 != 0 || !deadline.is_over()).filter_map(|fd| {
+        let budget = Budget::new();
+        (0..Self::HIGHEST).take_while(move |fd| fd % 128 != 0 || !budget.is_over()).filter_map(|fd| {
             let socket = sys::borrow(fd, "inherit").ok()?;
             let is_one = accept::is_listening(socket) && sockopt::socket_type(socket) == Ok(SocketType::STREAM);
             is_one.then_some(socket)

@@ -7,13 +7,13 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::Attempt;
+use super::budget::Budget;
 use super::processes::User;
 use super::sockets::{self, PortSocket, Protocol, State};
 use super::system::PortRange;
 use super::who::Who;
-use super::{Attempt, soon};
 use crate::address::display_ip;
-use crate::deadline::Deadline;
 use crate::error::{Error, SystemWords};
 use crate::text::Text;
 
@@ -22,15 +22,13 @@ pub fn explain(error: Error, attempt: &Attempt) -> Error {
     if attempt.address.port() == 0 {
         return no_free_port(error);
     }
-    let deadline = soon();
+    let budget = Budget::new();
     let mut owners = Owners::default();
-    let looked = owners.look(attempt, deadline);
+    let looked = owners.look(attempt, budget);
     owners.cut_short = looked == Err(Errno::TIMEDOUT);
     match (&owners.socket, looked) {
-        (Some(socket), _) => owned(error, attempt, socket, deadline),
-        (None, Ok(()) | Err(Errno::TIMEDOUT)) if owners.connections() > 0 => {
-            connected(error, attempt, &owners, deadline)
-        }
+        (Some(socket), _) => owned(error, attempt, socket, budget),
+        (None, Ok(()) | Err(Errno::TIMEDOUT)) if owners.connections() > 0 => connected(error, attempt, &owners, budget),
         (None, Ok(())) => error
             .because(format_args!("nothing is to be seen that holds it"))
             .hint(format_args!("whoever held it may be gone by now: try again; {}", look(attempt))),
@@ -75,11 +73,11 @@ struct Owners {
 }
 
 impl Owners {
-    fn look(&mut self, attempt: &Attempt, deadline: Deadline) -> Result<(), Errno> {
+    fn look(&mut self, attempt: &Attempt, budget: Budget) -> Result<(), Errno> {
         let port = attempt.address.port();
-        sockets::at_port(attempt.protocol, port, false, deadline, |socket| self.add(attempt, socket))?;
+        sockets::at_port(attempt.protocol, port, false, budget, |socket| self.add(attempt, socket))?;
         if attempt.protocol == Protocol::Tcp && self.socket.is_none() {
-            sockets::at_port(attempt.protocol, port, true, deadline, |socket| self.add(attempt, socket))?;
+            sockets::at_port(attempt.protocol, port, true, budget, |socket| self.add(attempt, socket))?;
         }
         Ok(())
     }
@@ -130,8 +128,8 @@ impl Attempt {
 }
 
 /// Somebody has bound the port.
-fn owned(error: Error, attempt: &Attempt, socket: &PortSocket, deadline: Deadline) -> Error {
-    let who = Who::of(socket.inode, Some(socket.uid), deadline);
+fn owned(error: Error, attempt: &Attempt, socket: &PortSocket, budget: Budget) -> Error {
+    let who = Who::of(socket.inode, Some(socket.uid), budget);
     let (place, unshared) = (Place(socket), unshared(attempt, socket));
     let error = match (socket.state, attempt.protocol) {
         (State::Bound, _) => error.because(format_args!("{who} has bound {place}, without listening{unshared}")),
@@ -164,10 +162,10 @@ fn unshared(attempt: &Attempt, socket: &PortSocket) -> Text {
 }
 
 /// Nobody listens, but connections are left.
-fn connected(error: Error, attempt: &Attempt, owners: &Owners, deadline: Deadline) -> Error {
+fn connected(error: Error, attempt: &Attempt, owners: &Owners, budget: Budget) -> Error {
     let mut left = Text::new();
     // What no longer fits into memory is left out.
-    let _ = owners.write_connections(&mut left, deadline);
+    let _ = owners.write_connections(&mut left, budget);
     let error = error.because(format_args!("nobody listens, but {left}"));
     let outgoing = Outgoing(attempt.address.port());
     if attempt.reuse_address {
@@ -180,12 +178,12 @@ fn connected(error: Error, attempt: &Attempt, owners: &Owners, deadline: Deadlin
 }
 
 impl Owners {
-    fn write_connections(&self, out: &mut Text, deadline: Deadline) -> std::fmt::Result {
+    fn write_connections(&self, out: &mut Text, budget: Budget) -> std::fmt::Result {
         if self.cut_short {
             out.write_str("at least ")?;
         }
         if let Some(one) = &self.connection {
-            let who = Who::of(one.inode, Some(one.uid), deadline);
+            let who = Who::of(one.inode, Some(one.uid), budget);
             let peer = display_ip(&one.peer);
             match self.open {
                 1 => write!(out, "one connection is open, to {peer}, of {who}")?,

@@ -4,6 +4,7 @@
 //! said, not guessed. Looking is bounded in time, runs no process and asks no network.
 
 mod addresses;
+mod budget;
 mod descriptor;
 mod file;
 mod in_use;
@@ -17,8 +18,7 @@ mod system;
 mod unix;
 mod who;
 
-use std::time::Duration;
-
+pub use budget::Budget;
 pub use descriptor::{Descriptor, Listening, Local, Process};
 pub use limits::{for_limits, for_tasks, largest_backlog, open_descriptors};
 pub use path::{directory, for_other_file, for_owner, for_path, for_stale, for_unlockable};
@@ -28,13 +28,3 @@ pub use sockets::Protocol;
 pub use system::{PortRange, first_unprivileged_port, ipv6_switched_off, is_outgoing, may_bind_privileged};
 pub use unix::{for_live_name, for_live_path, for_locked, has_abstract_name, socket_at};
 pub use who::Who;
-
-use crate::deadline::Deadline;
-
-/// How long a look may take, whatever the size of /proc.
-const PATIENCE: Duration = Duration::from_millis(30);
-
-/// The end of a look that begins now.
-pub fn soon() -> Deadline {
-    Deadline::after(PATIENCE)
-}

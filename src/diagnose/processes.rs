@@ -12,8 +12,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, readlinkat_raw, sta
 use rustix::io::Errno;
 use rustix::process::{getpid, getppid};
 
+use super::budget::Budget;
 use super::file;
-use crate::deadline::Deadline;
 use crate::text::{Escaped, Line};
 
 /// A process that has a socket open.
@@ -81,19 +81,19 @@ fn this_process() -> u32 {
 }
 
 /// Who has the socket of this number open. Processes of the user who made it are looked at first.
-pub fn holders_of(inode: u32, uid: Option<u32>, deadline: Deadline) -> Holders {
+pub fn holders_of(inode: u32, uid: Option<u32>, budget: Budget) -> Holders {
     let mut holders = Holders::default();
     if inode == 0 {
         return holders;
     }
     let mut link = Line::<32>::new();
     link.set(format_args!("socket:[{inode}]"));
-    for (_, pid) in in_order(uid, deadline) {
-        if deadline.is_over() {
+    for (_, pid) in in_order(uid, budget) {
+        if budget.is_over() {
             holders.cut_short = true;
             break;
         }
-        match descriptor_of(pid, link.as_str().as_bytes(), deadline) {
+        match descriptor_of(pid, link.as_str().as_bytes(), budget) {
             Ok(Some(fd)) => holders.found.extend(Holder::of(pid, fd)),
             Ok(None) => {}
             Err(Errno::ACCESS | Errno::PERM) => holders.closed_to_us += 1,
@@ -108,14 +108,14 @@ pub fn holders_of(inode: u32, uid: Option<u32>, deadline: Deadline) -> Holders {
 }
 
 /// All processes: this one first, its user's next.
-fn in_order(uid: Option<u32>, deadline: Deadline) -> Vec<(u8, u32)> {
+fn in_order(uid: Option<u32>, budget: Budget) -> Vec<(u8, u32)> {
     let mut pids = Vec::new();
     let Ok(directory) = open_directory(c"/proc") else { return pids };
     let mut buffer = [MaybeUninit::uninit(); 8192];
     let mut entries = RawDir::new(&directory, &mut buffer);
     while let Some(Ok(entry)) = entries.next() {
         let Some(pid) = number(entry.file_name()) else { continue };
-        let owner = (!deadline.is_over()).then(|| owner(&directory, entry.file_name())).flatten();
+        let owner = (!budget.is_over()).then(|| owner(&directory, entry.file_name())).flatten();
         let order = if pid == this_process() { 0 } else { 1 + u8::from(owner != uid) };
         pids.push((order, pid));
     }
@@ -142,7 +142,7 @@ fn path(pid: u32, file: &str) -> Line<40> {
 }
 
 /// The lowest descriptor of a process whose link reads so.
-fn descriptor_of(pid: u32, wanted: &[u8], deadline: Deadline) -> Result<Option<u32>, Errno> {
+fn descriptor_of(pid: u32, wanted: &[u8], budget: Budget) -> Result<Option<u32>, Errno> {
     /// The clock is read once for so many descriptors.
     const AT_ONCE: usize = 128;
     let directory = open_directory(path(pid, "fd").as_c_str())?;
@@ -158,7 +158,7 @@ fn descriptor_of(pid: u32, wanted: &[u8], deadline: Deadline) -> Result<Option<u
             return Ok(number(entry.file_name()));
         }
         seen += 1;
-        if seen.is_multiple_of(AT_ONCE) && deadline.is_over() {
+        if seen.is_multiple_of(AT_ONCE) && budget.is_over() {
             return Err(Errno::TIMEDOUT);
         }
     }

@@ -11,7 +11,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_TIME_WAIT,
+    AF_INET, AF_INET6, IPPROTO_TCP, IPPROTO_UDP, SOCK_DGRAM, TCP_CLOSE, TCP_ESTABLISHED, TCP_LISTEN, TCP_TIME_WAIT,
 };
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags, nlas::Nla};
 use netlink_packet_sock_diag::unix::nlas::{Nla as UnixNla, UnixDiagName};
@@ -21,7 +21,7 @@ use rustix::net::netlink::SOCK_DIAG;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
-use crate::deadline::Deadline;
+use super::budget::Budget;
 use crate::sys::socket::filled;
 
 /// What a socket carries.
@@ -94,12 +94,12 @@ type VfsBytes = [u8; 8];
 
 /// Calls `look` with every socket bound to a port.
 ///
-/// An error where the kernel does not tell; what was seen until the deadline where there are too many.
+/// An error where the kernel does not tell; what was seen until the budget where there are too many.
 pub fn at_port(
     protocol: Protocol,
     port: u16,
     connections: bool,
-    deadline: Deadline,
+    budget: Budget,
     mut look: impl FnMut(PortSocket),
 ) -> Result<(), Errno> {
     let states = match (protocol, connections) {
@@ -117,7 +117,7 @@ pub fn at_port(
             states: states.clone(),
             socket_id,
         };
-        dump(SockDiagMessage::InetRequest(request), deadline, |payload| {
+        dump(SockDiagMessage::InetRequest(request), budget, |payload| {
             if let Some(socket) = port_socket(protocol, payload).filter(|socket| socket.address.port() == port) {
                 look(socket);
             }
@@ -167,7 +167,7 @@ fn state(protocol: Protocol, number: u8, peer_port: u16) -> State {
 }
 
 /// The Unix socket whose file this is, among those of this network namespace.
-pub fn with_file(device: u64, inode: u64, deadline: Deadline) -> Result<Option<UnixSocket>, Errno> {
+pub fn with_file(device: u64, inode: u64, budget: Budget) -> Result<Option<UnixSocket>, Errno> {
     let wanted = vfs_bytes(device, inode);
     let has_file = |nla: &UnixNla| match nla {
         UnixNla::Vfs(vfs) => {
@@ -177,7 +177,7 @@ pub fn with_file(device: u64, inode: u64, deadline: Deadline) -> Result<Option<U
         }
         _ => false,
     };
-    unix_socket(ShowFlags::VFS, deadline, |socket| socket.nlas.iter().any(has_file))
+    unix_socket(ShowFlags::VFS, budget, |socket| socket.nlas.iter().any(has_file))
 }
 
 /// Device and inode as the kernel tells them here: its own 32 bits of a device number, and the inode's lowest.
@@ -191,16 +191,16 @@ fn vfs_bytes(device: u64, inode: u64) -> VfsBytes {
 
 /// The Unix stream socket of an abstract name, among those of this network namespace. Sockets of another type have
 /// names of their own.
-pub fn with_abstract_name(name: &[u8], deadline: Deadline) -> Result<Option<UnixSocket>, Errno> {
+pub fn with_abstract_name(name: &[u8], budget: Budget) -> Result<Option<UnixSocket>, Errno> {
     let has_name = |nla: &UnixNla| matches!(nla, UnixNla::Name(UnixDiagName::Abstract(found)) if found == name);
-    unix_socket(ShowFlags::NAME, deadline, |socket| {
+    unix_socket(ShowFlags::NAME, budget, |socket| {
         i32::from(socket.header.kind) == libc::SOCK_STREAM && socket.nlas.iter().any(has_name)
     })
 }
 
 fn unix_socket(
     show: ShowFlags,
-    deadline: Deadline,
+    budget: Budget,
     is_wanted: impl Fn(&UnixResponse) -> bool,
 ) -> Result<Option<UnixSocket>, Errno> {
     let request = UnixRequest {
@@ -211,7 +211,7 @@ fn unix_socket(
         cookie: [0xff; 8],
     };
     let mut found = None;
-    dump(SockDiagMessage::UnixRequest(request), deadline, |payload| {
+    dump(SockDiagMessage::UnixRequest(request), budget, |payload| {
         let Ok(response) = UnixResponse::parse(payload) else { return ControlFlow::Continue(()) };
         // A connection has the name of its listener. A datagram socket is in that state for any peer that has chosen it.
         let is_connection = response.header.state == TCP_ESTABLISHED && response.header.kind != SOCK_DGRAM;
@@ -230,14 +230,10 @@ fn unix_socket(
 }
 
 /// Sends a request and calls `look` with what each answer carries, until it breaks off or time is up.
-fn dump(
-    request: SockDiagMessage,
-    deadline: Deadline,
-    mut look: impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> Result<(), Errno> {
-    let socket = ask(request, deadline)?;
+fn dump(request: SockDiagMessage, budget: Budget, mut look: impl FnMut(&[u8]) -> ControlFlow<()>) -> Result<(), Errno> {
+    let socket = ask(request, budget)?;
     let mut buffer = [std::mem::MaybeUninit::<u8>::uninit(); 16 * 1024];
-    while !deadline.is_over() {
+    while !budget.is_over() {
         let (_, received) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty()).map_err(late)?;
         let mut rest = filled(&buffer, received);
         while let Ok(message) = NetlinkBuffer::new_checked(rest) {
@@ -269,7 +265,7 @@ fn error_of(message: &[u8]) -> Errno {
     Errno::from_raw_os_error(if code == 0 { libc::EPROTO } else { code.saturating_neg() })
 }
 
-fn ask(request: SockDiagMessage, deadline: Deadline) -> Result<OwnedFd, Errno> {
+fn ask(request: SockDiagMessage, budget: Budget) -> Result<OwnedFd, Errno> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let mut message = NetlinkMessage::new(header, request.into());
@@ -279,7 +275,7 @@ fn ask(request: SockDiagMessage, deadline: Deadline) -> Result<OwnedFd, Errno> {
     message.serialize(bytes.get_mut(..length).ok_or(Errno::MSGSIZE)?);
     let socket =
         rustix::net::socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(SOCK_DIAG))?;
-    let _ = set_socket_timeout(socket.as_fd(), Timeout::Recv, deadline.left().filter(|left| !left.is_zero()));
+    let _ = set_socket_timeout(socket.as_fd(), Timeout::Recv, budget.longest_wait());
     rustix::net::send(&socket, bytes.get(..length).unwrap_or_default(), SendFlags::empty())?;
     Ok(socket)
 }

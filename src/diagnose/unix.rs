@@ -8,22 +8,22 @@ use rustix::fs::{AtFlags, CWD, Stat, StatxFlags, makedev, statx};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
+use super::budget::Budget;
 use super::descriptor::Process;
 use super::path::{Attributes, Quoted, directory, is_plain};
 use super::processes::User;
 use super::sockets::{self, UnixSocket};
 use super::who::Who;
-use super::{file, policy, soon};
-use crate::deadline::Deadline;
+use super::{file, policy};
 use crate::error::{Code, Error, SystemWords};
 use crate::text::{Escaped, Text};
 
 /// Somebody has the socket at a path, or seems to: `probe` is what connect(2) said.
 pub fn for_live_path(error: Error, path: &Path, file: &Stat, probe: Result<(), Errno>) -> Error {
-    let deadline = soon();
-    match socket_of(path, file, deadline) {
+    let budget = Budget::new();
+    match socket_of(path, file, budget) {
         Ok(Some(socket)) => {
-            let who = Who::of(socket.inode, None, deadline);
+            let who = Who::of(socket.inode, None, budget);
             let does = if probe.is_ok() { "has a datagram socket there" } else { "listens there" };
             let error = match who.holders.found.is_empty() {
                 true => error.because(format_args!("{who} {does}; the file is of user {}", User(file.st_uid))),
@@ -80,15 +80,15 @@ pub fn for_live_name(error: Error, name: &[u8]) -> Error {
         }
         _ => return super::for_limits(error),
     }
-    let deadline = soon();
+    let budget = Budget::new();
     let look = if name.iter().all(|&byte| is_plain(byte)) {
         Text::format(format_args!("ss -axp src @{}", Escaped(name)))
     } else {
         Text::from("ss -axp")
     };
-    match sockets::with_abstract_name(name, deadline) {
+    match sockets::with_abstract_name(name, budget) {
         Ok(Some(socket)) => {
-            let who = Who::of(socket.inode, None, deadline);
+            let who = Who::of(socket.inode, None, budget);
             error
                 .because(format_args!("{who} has that name"))
                 .hint(format_args!("{}; or choose another name", who.advice(format_args!("{look}"))))
@@ -128,23 +128,23 @@ impl std::fmt::Display for Unseen {
 
 /// Whether a stream socket of this network namespace has an abstract name; `None` where that cannot be seen.
 pub fn has_abstract_name(name: &[u8]) -> Option<bool> {
-    sockets::with_abstract_name(name, soon()).ok().map(|found| found.is_some())
+    sockets::with_abstract_name(name, Budget::new()).ok().map(|found| found.is_some())
 }
 
 /// The socket at a path, where there is one and it can be seen.
-pub fn socket_at(path: &Path, deadline: Deadline) -> Option<UnixSocket> {
+pub fn socket_at(path: &Path, budget: Budget) -> Option<UnixSocket> {
     let found = rustix::fs::lstat(path).ok()?;
-    socket_of(path, &found, deadline).ok().flatten()
+    socket_of(path, &found, budget).ok().flatten()
 }
 
 /// The socket whose file this is.
 ///
 /// The kernel tells the device of the file system that is mounted, and stat(2) another one on some: on btrfs, and on
 /// an overlay whose layers are on several file systems.
-fn socket_of(path: &Path, found: &Stat, deadline: Deadline) -> Result<Option<UnixSocket>, Errno> {
-    match sockets::with_file(found.st_dev, found.st_ino, deadline)? {
+fn socket_of(path: &Path, found: &Stat, budget: Budget) -> Result<Option<UnixSocket>, Errno> {
+    match sockets::with_file(found.st_dev, found.st_ino, budget)? {
         None => match mounted_device(path) {
-            Some(device) if device != found.st_dev => sockets::with_file(device, found.st_ino, deadline),
+            Some(device) if device != found.st_dev => sockets::with_file(device, found.st_ino, budget),
             _ => Ok(None),
         },
         socket => Ok(socket),

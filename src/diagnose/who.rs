@@ -4,8 +4,8 @@ use std::fmt::{self, Display, Formatter};
 
 use rustix::process::geteuid;
 
+use super::budget::Budget;
 use super::processes::{self, Holder, Holders, User};
-use crate::deadline::Deadline;
 use crate::text::Text;
 
 /// The owner of a socket, as far as it could be found.
@@ -19,8 +19,8 @@ pub struct Who {
 
 impl Who {
     /// Looks for the processes that have the socket of this number open.
-    pub fn of(inode: u32, uid: Option<u32>, deadline: Deadline) -> Self {
-        Self { uid, holders: processes::holders_of(inode, uid, deadline) }
+    pub fn of(inode: u32, uid: Option<u32>, budget: Budget) -> Self {
+        Self { uid, holders: processes::holders_of(inode, uid, budget) }
     }
 
     /// What to do: `look` is the command with which root finds out what could not be seen here.

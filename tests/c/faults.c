@@ -63,7 +63,7 @@ void fault_parts(const char *step, const char *address, int number)
     CHECK(oyez_error_hint(NULL)[0] != '\0');
 }
 
-void fault_in_use(const char *file, int line, const char *address)
+static void fail_in_use(const char *file, int line, const char *address)
 {
     int before = check_descriptors();
     expect_forget();
@@ -73,6 +73,15 @@ void fault_in_use(const char *file, int line, const char *address)
     expect_error(file, line, OYEZ_ADDRESS_IN_USE, EADDRINUSE);
     fault_parts("bind", address, EADDRINUSE);
     CHECK_EQ_INT(check_descriptors(), before);
+}
+
+void fault_in_use(const char *file, int line, const char *address)
+{
+    for (int i = 0; i < 20; i++) {
+        fail_in_use(file, line, address);
+        if (strstr(oyez_error_message(NULL), "in time") == NULL)
+            break;
+    }
 }
 
 void fault_network(void)

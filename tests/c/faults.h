@@ -13,8 +13,8 @@ enum { FAULT_PORT = 7000, NOBODY = 65534 };
 #define HINT_HAS(...) fault_has(__FILE__, __LINE__, "hint", oyez_error_hint(NULL), __VA_ARGS__)
 #define MESSAGE_LACKS(part) fault_lacks(__FILE__, __LINE__, "message", oyez_error_message(NULL), part)
 #define HINT_LACKS(part) fault_lacks(__FILE__, __LINE__, "hint", oyez_error_hint(NULL), part)
-/* oyez_listen fails at this address because the port is in use; says so with all that belongs there, and leaves no
-   descriptor behind. */
+/* oyez_listen fails at this address because the port is in use, says so with all that belongs there, and leaves no
+   descriptor behind. It is tried again where a busy machine left it no time to see who holds the port. */
 #define CHECK_IN_USE(address) fault_in_use(__FILE__, __LINE__, address)
 
 CHECK_PRINTF(5, 6) void fault_has(const char *file, int line, const char *what, const char *text, const char *part, ...);

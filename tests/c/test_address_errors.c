@@ -200,20 +200,27 @@ static void ipv6_switched_off(void)
     MESSAGE_HAS("IPv6 is switched off: net.ipv6.conf.lo.disable_ipv6 is 1");
 }
 
+static void check_loopback_down(void)
+{
+    CHECK_FAILS(oyez_listen("[::1]:7000", NULL), OYEZ_ADDRESS_NOT_AVAILABLE, EADDRNOTAVAIL);
+    fault_parts("bind", "[::1]:7000", EADDRNOTAVAIL);
+    MESSAGE_HAS("lo");
+    MESSAGE_HAS("is down");
+    HINT_HAS("ip link set lo up");
+}
+
+/* 127.0.0.1 can be bound all the same. */
 static void the_loopback_interface_is_down(void)
 {
-    static const char *const addresses[] = { "127.0.0.1:7000", "[::1]:7000" };
-    fault_network();
+    place_network();
+    check_loopback_down();
+    place_loopback_up(); /* as the hint says */
+    int fd = oyez_listen("[::1]:7000", NULL);
+    if (fd == -1)
+        SKIP("this host has no IPv6");
+    MUST(close(fd));
     place_command("ip link set lo down");
-    for (int i = 0; i < 2; i++) {
-        CHECK_FAILS(oyez_listen(addresses[i], NULL), OYEZ_ADDRESS_NOT_AVAILABLE, EADDRNOTAVAIL);
-        fault_parts("bind", addresses[i], EADDRNOTAVAIL);
-        MESSAGE_HAS("lo");
-        MESSAGE_HAS("is down");
-        HINT_HAS("ip link set lo up");
-    }
-    place_command("ip link set lo up"); /* as the hint says */
-    MUST(close(fault_listen(addresses[0])));
+    check_loopback_down();
 }
 
 static void a_kernel_without_ipv6(void)

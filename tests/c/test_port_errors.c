@@ -3,6 +3,7 @@
 #include "faults.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -166,6 +167,54 @@ static void held_in_another_pid_namespace(void)
     place_neighbour_end(neighbour);
 }
 
+/* Where /proc is not that of this pid namespace, the numbers in it mean other processes. */
+static void look_by_other_numbers(void *unused)
+{
+    (void)unused;
+    int fd = fault_listen("127.0.0.1:7001");
+    CHECK_EQ_INT(getpid(), 1);
+    CHECK_IN_USE("127.0.0.1:7001");
+    MESSAGE_HAS("this process itself (");
+    HINT_HAS("close descriptor %d", fd);
+    CHECK_IN_USE(HERE);
+    MESSAGE_HAS("rival (pid ");
+    MESSAGE_LACKS("child of this process");
+    MUST(close(fd));
+}
+
+static void processes_by_other_numbers(void)
+{
+    fault_network();
+    pid_t neighbour = place_neighbour(fault_rival, HERE);
+    if (unshare(CLONE_NEWPID) == -1)
+        SKIP("no pid namespace is permitted here");
+    check_join(check_fork(look_by_other_numbers, NULL));
+    place_neighbour_end(neighbour);
+}
+
+static void look_without_proc(void *unused)
+{
+    (void)unused;
+    if (unshare(CLONE_NEWNS) == -1 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == -1)
+        SKIP("no mount namespace is permitted here");
+    MUST(mount("none", "/proc", "tmpfs", 0, NULL));
+    CHECK_FAILS(oyez_listen(HERE, NULL), OYEZ_ADDRESS_IN_USE, EADDRINUSE);
+    fault_parts("bind", HERE, EADDRINUSE);
+    MESSAGE_HAS("a process of user %s", fault_user((int)geteuid()));
+    MESSAGE_HAS("listens on " HERE);
+    MESSAGE_HAS("/proc");
+    MESSAGE_LACKS("pid namespace");
+    HINT_HAS("ss -ltnp");
+}
+
+static void a_host_without_proc(void)
+{
+    fault_network();
+    int fd = fault_listen(HERE);
+    check_join(check_fork(look_without_proc, NULL));
+    MUST(close(fd));
+}
+
 /* A process may call itself anything. */
 static void hostile_rival(void *address)
 {
@@ -254,10 +303,13 @@ static void crowd(pid_t *children, int *fds, int with_descriptors)
 static void check_bounded(int holder, const char *where)
 {
     long long start = check_now_ms();
-    CHECK_IN_USE(HERE);
-    check_note("%lld ms %s", check_now_ms() - start, where);
+    CHECK_FAILS(oyez_listen(HERE, NULL), OYEZ_ADDRESS_IN_USE, EADDRINUSE);
+    long long took = check_now_ms() - start;
     CHECK_TOOK(start, 0, 999);
-    if (strstr(oyez_error_message(NULL), "in time") == NULL)
+    fault_parts("bind", HERE, EADDRINUSE);
+    int is_cut_short = strstr(oyez_error_message(NULL), "in time") != NULL;
+    check_note("%lld ms %s, the holder %s", took, where, is_cut_short ? "not found in time" : "found");
+    if (!is_cut_short)
         MESSAGE_HAS("rival (pid %d", holder);
     else
         HINT_HAS("ss -ltnp");
@@ -319,6 +371,8 @@ static const check_case cases[] = {
     CASE(held_by_a_user_we_may_not_look_at),
     CASE(an_unprivileged_user_finds_its_own),
     CASE(held_in_another_pid_namespace),
+    CASE(processes_by_other_numbers),
+    CASE(a_host_without_proc),
     CASE(a_hostile_name_is_escaped),
     CASE(overtaken_before_listen),
     CASE(thousands_of_descriptors_and_hundreds_of_processes),

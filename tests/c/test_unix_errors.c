@@ -73,6 +73,8 @@ typedef struct row {
     const char *hint;
 } row;
 
+#define IN_USE OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind"
+
 static void check_row_with(row expected, const oyez_listen_options *options)
 {
     int before = check_descriptors();
@@ -163,7 +165,7 @@ static void a_missing_directory(void)
                      "/run/oyez-none does not exist", "RuntimeDirectory=oyez-none/b of systemd" });
     check_row((row){ "unix:%s/it's none/a.sock", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "does not exist",
                      "`mkdir -p $'%s/it\\'s none'`" });
-    check_row((row){ "unix:%s/a.sock/", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "ends in a slash", "add the name" });
+    check_row((row){ "unix:%s/a.sock/", OYEZ_ADDRESS_NOT_AVAILABLE, ENOENT, "bind", "in a slash", "add the name" });
 }
 
 static void a_missing_directory_that_root_has_to_make(void)
@@ -341,7 +343,7 @@ static void what_is_no_socket_is_named(void)
         { "unix:/dev/null", ": a device is there, which is not a socket" },
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
-        check_row((row){ rows[i][0], OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", rows[i][1], "oyez removes none" });
+        check_row((row){ rows[i][0], IN_USE, rows[i][1], "oyez removes none" });
 }
 
 /* A child that listens at the address and then waits for the end of this pipe. */
@@ -397,12 +399,12 @@ static void held_by_this_process(void)
     int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/a.sock"), NULL));
     snprintf(message, sizeof message, ": this process itself (pid %d, descriptor %d) listens there", (int)getpid(), fd);
     snprintf(hint, sizeof hint, "close descriptor %d first", fd);
-    row expected = { "unix:%s/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, hint };
+    row expected = { "unix:%s/a.sock", IN_USE, message, hint };
     check_row(expected);
     CHECK_WORKS(oyez_unlisten(fd));
 
     fd = plain_socket("%s/datagram", SOCK_DGRAM, 0777);
-    check_row((row){ "unix:%s/datagram", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ") has a datagram socket there",
+    check_row((row){ "unix:%s/datagram", IN_USE, ") has a datagram socket there",
                      "choose another path" });
     MUST(close(fd));
 }
@@ -413,8 +415,8 @@ static void held_by_a_child_of_any_name(void)
     const char *address = in_folder("unix:%s/a.sock");
     holder child = start_holder(address, NULL);
     snprintf(message, sizeof message, ": " HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
-    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, "ends the child" });
-    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "a child of this process", "choose another path" });
+    check_row((row){ address, IN_USE, message, "ends the child" });
+    check_row((row){ address, IN_USE, "a child of this process", "choose another path" });
     end_holder(&child);
 }
 
@@ -426,7 +428,7 @@ static void held_by_another_process(void)
     holder other = start_holder(address, NULL);
     snprintf(message, sizeof message, ": " HOSTILE_SHOWN " (pid %d, user ", (int)other.pid);
     snprintf(hint, sizeof hint, "`kill %d` ends it; or choose another path", (int)other.pid);
-    row expected = { address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, hint };
+    row expected = { address, IN_USE, message, hint };
     check_join(check_fork(check_row_as_child, &expected)); /* a sibling of the holder */
     end_holder(&other);
 }
@@ -434,7 +436,7 @@ static void held_by_another_process(void)
 static void look_at_the_parent(void *listener)
 {
     MUST(close(*(int *)listener));
-    check_row((row){ "unix:%s/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ", the parent of this process)",
+    check_row((row){ "unix:%s/a.sock", IN_USE, ", the parent of this process)",
                      "choose another path" });
 }
 
@@ -452,7 +454,7 @@ static void held_by_a_process_one_may_not_see(void)
     if (geteuid() != 0)
         SKIP("only root can become somebody else");
     holder other = start_holder(address, NULL);
-    check_row_as_nobody((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+    check_row_as_nobody((row){ address, IN_USE,
                                "(which one, this user may not see) listens there; the file is of user root",
                                "`ss -axp src %s/a.sock` shows who" });
     end_holder(&other);
@@ -462,7 +464,7 @@ static void held_in_another_network(void)
 {
     const char *address = in_folder("unix:%s/a.sock");
     holder other = start_holder(address, place_network);
-    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+    check_row((row){ address, IN_USE,
                      "a process listens there, and the socket is not listed in this network namespace",
                      "lsns -t net" });
     end_holder(&other);
@@ -476,11 +478,11 @@ static void held_on_an_overlay(void)
     make_folder("%s/top/up", 0755);
     make_folder("%s/top/work", 0755);
     make_folder("%s/both", 0755);
-    if (mount("none", in_folder("%s/both"), "overlay", 0, in_folder("lowerdir=%s/low,upperdir=%s/top/up,workdir=%s/top/work"))
-        == -1)
+    const char *layers = in_folder("lowerdir=%s/low,upperdir=%s/top/up,workdir=%s/top/work");
+    if (mount("none", in_folder("%s/both"), "overlay", 0, layers) == -1)
         SKIP("no overlay file system here");
     int fd = (int)CHECK_WORKS(oyez_listen(in_folder("unix:%s/both/a.sock"), NULL));
-    check_row((row){ "unix:%s/both/a.sock", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ": this process itself",
+    check_row((row){ "unix:%s/both/a.sock", IN_USE, ": this process itself",
                      "close descriptor" });
     CHECK_WORKS(oyez_unlisten(fd));
 }
@@ -491,13 +493,13 @@ static void an_abstract_name_that_is_taken(void)
     char message[160];
     snprintf(address, sizeof address, "unix:@oyez-taken-%d", (int)getpid());
     int fd = (int)CHECK_WORKS(oyez_listen(address, NULL));
-    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", ": this process itself", "choose another name" });
+    check_row((row){ address, IN_USE, ": this process itself", "choose another name" });
     CHECK_WORKS(oyez_unlisten(fd));
     holder child = start_holder(address, NULL);
     snprintf(message, sizeof message, ": " HOSTILE_SHOWN " (pid %d, user ", (int)child.pid);
-    check_row((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", message, "ends the child" });
+    check_row((row){ address, IN_USE, message, "ends the child" });
     if (geteuid() == 0)
-        check_row_as_nobody((row){ address, OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind", "this user may not see) has that name",
+        check_row_as_nobody((row){ address, IN_USE, "this user may not see) has that name",
                                    "`ss -axp src @oyez-taken-" });
     end_holder(&child);
 }
@@ -511,10 +513,10 @@ static void a_stale_file_of_somebody_else(void)
     stale_file("%s/sticky/open", 0777);
     stale_file("%s/sticky/closed", 0755);
     check_row_as_nobody((row){ "unix:%s/sticky/open", OYEZ_PERMISSION_DENIED, EPERM, "unlink",
-                               "a stale socket file of user root, which user nobody may not remove: in a sticky directory "
-                               "(mode 1777, owner root) only its owner may",
+                               "a stale socket file of user root, which user nobody may not remove: in a sticky "
+                               "directory (mode 1777, owner root) only its owner may",
                                "`sudo rm %s/sticky/open` removes it" });
-    check_row_as_nobody((row){ "unix:%s/sticky/closed", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+    check_row_as_nobody((row){ "unix:%s/sticky/closed", IN_USE,
                                "a socket file to which user nobody may not connect: mode 0755, owner root; nobody in this "
                                "network namespace listens on it",
                                "`sudo rm %s/sticky/closed` removes it, if it is stale" });
@@ -533,7 +535,7 @@ static void a_stale_file_in_a_directory_one_may_not_read(void)
 {
     MUST(chmod(check_folder(), 0733));
     stale_file("%s/stale", 0777);
-    check_row_as_nobody((row){ "unix:%s/stale", OYEZ_ADDRESS_IN_USE, EADDRINUSE, "bind",
+    check_row_as_nobody((row){ "unix:%s/stale", IN_USE,
                                "takes read permission, which user nobody has not: mode 0733, owner root",
                                "`rm %s/stale` removes it" });
 }

@@ -1,23 +1,18 @@
 //! A thread or a process that could not be made.
 
-use std::mem::MaybeUninit;
-use std::time::Duration;
-
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getpid, getrlimit, getuid};
 use rustix::thread::{CapabilitySet, capabilities};
+use std::mem::MaybeUninit;
 
+use super::super::budget::Budget;
 use super::super::file;
 use super::cgroup::{self, Controller};
 use super::gauge::{Gauge, HowToRaise, ProcessLimit, Raise, Verdict};
 use super::{for_limits, memory};
-use crate::deadline::Deadline;
 use crate::error::{Code, Error};
 use crate::text::Line;
-
-/// How long the threads of a user may be counted: in a server this happens once a shortage.
-const PATIENCE: Duration = Duration::from_millis(100);
 
 /// A thread or a process could not be made: which limit it was.
 pub fn for_tasks(error: Error) -> Error {
@@ -27,7 +22,7 @@ pub fn for_tasks(error: Error) -> Error {
     let is_thread = error.operation() == "pthread_create";
     let gauges = [
         cgroup::tightest(Controller::Pids),
-        of_user(Deadline::after(PATIENCE)),
+        of_user(Budget::new()),
         threads_max(),
         pid_max(),
         // The C library says the same where there is no memory for the thread's stack.
@@ -45,10 +40,10 @@ pub fn for_tasks(error: Error) -> Error {
 }
 
 /// RLIMIT_NPROC, which counts all that the user has, in whichever process.
-fn of_user(deadline: Deadline) -> Option<Gauge> {
+fn of_user(budget: Budget) -> Option<Gauge> {
     let limit = ProcessLimit::tasks();
     let most = limit.soft?;
-    let used = count_of_user(most, deadline);
+    let used = count_of_user(most, budget);
     let gauge = Gauge::new("threads and processes of this user", "RLIMIT_NPROC", most, used, Raise::Process(limit));
     Some(gauge).filter(|gauge| !gauge.is_reached() || !is_exempt())
 }
@@ -65,7 +60,7 @@ fn is_exempt() -> bool {
 }
 
 /// The threads of this user, as far as /proc shows them; `None` where there is no time to count them all.
-fn count_of_user(enough: u64, deadline: Deadline) -> Option<u64> {
+fn count_of_user(enough: u64, budget: Budget) -> Option<u64> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = openat(CWD, c"/proc", flags, Mode::empty()).ok()?;
     let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -76,7 +71,7 @@ fn count_of_user(enough: u64, deadline: Deadline) -> Option<u64> {
     while let Some(entry) = entries.next() {
         let pid = entry.ok()?.file_name().to_str().ok().and_then(|name| name.parse().ok());
         count += pid.filter(|&pid| pid != own).and_then(threads_of).unwrap_or(0);
-        if deadline.is_over() {
+        if budget.is_over() {
             return Some(count).filter(|&count| count >= enough);
         }
     }

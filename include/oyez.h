@@ -52,7 +52,8 @@
 #define OYEZ_LISTEN_OPTIONS_INIT \
     { sizeof(oyez_listen_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_SERVER_OPTIONS_INIT \
-    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define OYEZ_EVENTS_INIT { sizeof(oyez_events), 0, 0, 0, 0 }
 #define OYEZ_STATS_INIT \
     { sizeof(oyez_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
@@ -347,7 +348,8 @@ typedef struct oyez_server_options {
     /*
      The most handlers that run at once: threads or processes, 1 to 65536. Default: 256, which costs a small
      machine only what is in use; threads are made when needed and leave after five idle seconds. Clients beyond it
-     wait in the kernel's queue. OYEZ_SEQUENTIAL has one.
+     wait in the kernel's queue. OYEZ_SEQUENTIAL has one. Of an event server: its threads; default: one for each
+     processor that the process may use.
      */
     int32_t workers;
     /*
@@ -385,6 +387,16 @@ typedef struct oyez_server_options {
      Passed to log.
      */
     void *log_user;
+    /*
+     Event servers: bytes of input that on_data may leave unconsumed on one connection; with more it is closed with
+     OYEZ_LIMIT_REACHED. Default: 1 MiB.
+     */
+    size_t max_input;
+    /*
+     Event servers: bytes that may wait to be sent on one connection; an oyez_conn_write() that would pass it fails
+     with OYEZ_LIMIT_REACHED and queues nothing. Default: 16 MiB.
+     */
+    size_t max_output;
 } oyez_server_options;
 
 /*
@@ -481,6 +493,42 @@ typedef struct oyez_stats {
      */
     uint64_t dropped;
 } oyez_stats;
+
+/*
+ The functions of an event server. Start from OYEZ_EVENTS_INIT and set those that are wanted.
+
+ All calls for one connection come from one thread, in order: on_open, then any number of on_data and on_drain, then
+ on_close. Those of different connections may come from different threads at once. They must not block, since
+ others of the same thread wait meanwhile, and must return normally. They may call any function of oyez: close,
+ abort or write to any connection, this one too, stop or close the server, make another one. A connection that is
+ ended in one of them gets its on_close when that has returned.
+ */
+typedef struct oyez_events {
+    /*
+     The struct's size in bytes, set by OYEZ_EVENTS_INIT.
+     */
+    size_t size;
+    /*
+     A client was accepted.
+     */
+    void (*on_open)(oyez_conn connection, void *user);
+    /*
+     Input has come, `size` bytes, more than 0; borrowed for the call. Returns how many bytes of it were consumed;
+     what is left is given again with what follows, up to max_input. Without this function input is dropped.
+     */
+    size_t (*on_data)(oyez_conn connection, const uint8_t *bytes, size_t size, void *user);
+    /*
+     All queued output is sent. It is called after an oyez_conn_write() that could not send all at once.
+     */
+    void (*on_drain)(oyez_conn connection, void *user);
+    /*
+     The connection is over: exactly once for each on_open. oyez_conn_user() and oyez_conn_peer() still work in it.
+     `why`, borrowed for the call, reads as an error does: OYEZ_OK where the program ended it, OYEZ_CLOSED where the
+     peer ended the stream (errno 0) or is gone (ECONNRESET, ...), OYEZ_TIMED_OUT, OYEZ_LIMIT_REACHED (max_input),
+     OYEZ_STOPPED where the server stops.
+     */
+    void (*on_close)(oyez_conn connection, const struct oyez_error *why, void *user);
+} oyez_events;
 
 #ifdef __cplusplus
 extern "C" {
@@ -1254,6 +1302,95 @@ int32_t oyez_server_accept(oyez_server server,
  Threads: any. Since 0.1. See poll(2), epoll(7).
  */
 int32_t oyez_server_poll_fd(oyez_server server);
+
+/*
+ Makes an event server: few threads serve many connections, by functions that are called for what happens.
+
+ oyez_server_listen(), _run() or _start(), _stop(), _wait() and _close() are used as with any server; a loop of one's
+ own drives it by oyez_server_poll() instead. The options' model is not looked at; `workers` is the number of
+ threads. A connection stays on one of them, that which had fewest when it was accepted.
+
+ In an event server oyez_conn_write() never waits: it sends what the kernel takes and queues the rest, up to
+ max_output. oyez_conn_close() sends what is queued first. Where the peer has ended its side, the connection is closed
+ once what is queued, and what on_drain adds, is sent; a program that answers later pauses the connection until then.
+ idle_timeout_ms counts from the last input or output, lifetime_ms from on_open, write_timeout_ms while output waits
+ and none of it is taken, and read_timeout_ms from on_open to the first input, and whenever on_data has left some:
+ until it consumes more. A stop closes idle connections at once, those that have been served and have nothing
+ queued or left over and are not paused; the others have drain_ms.
+
+ Parameters
+   events   borrowed; copied
+   user     passed to each of the functions; may be NULL
+   options  borrowed; NULL = defaults
+ Returns
+   > 0  the server; oyez_server_close() gives it back
+   -1   errno and oyez_last_error() are set
+ Errors
+   OYEZ_INVALID_ARGUMENT  events is NULL; a wrong struct; an option is out of its range
+   OYEZ_UNSUPPORTED       a struct sets a field that this library does not know
+   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOMEM) descriptors or memory; 1024 servers are open
+ Threads: any. Since 0.1. See epoll(7).
+ */
+oyez_server oyez_server_new_events(const struct oyez_events *events,
+                                   void *user,
+                                   const struct oyez_server_options *options);
+
+/*
+ Drives an event server that was not started, from a loop of one's own: does what work there is, and waits for some.
+
+ The first call makes the server one that is polled; one thread at a time may poll it, and the functions of
+ oyez_events are called on that thread. oyez_server_poll_fd() is readable when there is work. After a stop, the server
+ is polled until it is drained.
+
+ Parameters
+   server      an event server that listens, and was neither run nor started
+   timeout_ms  longest wait in milliseconds; -1 = no limit, 0 = do not wait
+ Returns
+   0   some work was done, or there was none in time
+   -1  errno and oyez_last_error() are set
+ Errors
+   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained
+   OYEZ_INVALID_ARGUMENT          no event server, or one that runs already or listens nowhere; (EBUSY) it is being
+                                  polled just now, perhaps by the caller's caller
+   OYEZ_CLOSED, OYEZ_FORKED       there is no such server here
+ Threads: any, one at a time. Since 0.1.
+ */
+int32_t oyez_server_poll(oyez_server server,
+                         int32_t timeout_ms);
+
+/*
+ Stops reading from a connection of an event server, for a while: what the peer sends waits in the kernel, and then
+ at the peer. What is queued is still sent.
+
+ A connection that is paused does not notice the peer's end either, and a stop does not count it as idle. This is how
+ a program holds it while another thread works on an answer.
+
+ Parameters
+   connection  a connection of an event server; stays the server's
+ Returns
+   0   paused
+   -1  errno and oyez_last_error() are set
+ Errors
+   OYEZ_CLOSED            it is closed
+   OYEZ_INVALID_ARGUMENT  the server is no event server
+ Threads: any. Since 0.1.
+ */
+int32_t oyez_conn_pause(oyez_conn connection);
+
+/*
+ Goes on reading from a connection that was paused. Input that on_data has left is given again at once.
+
+ Parameters
+   connection  a connection of an event server; stays the server's
+ Returns
+   0   it is read from
+   -1  errno and oyez_last_error() are set
+ Errors
+   OYEZ_CLOSED            it is closed
+   OYEZ_INVALID_ARGUMENT  the server is no event server
+ Threads: any. Since 0.1.
+ */
+int32_t oyez_conn_resume(oyez_conn connection);
 
 #ifdef __cplusplus
 }  // extern "C"

@@ -15,7 +15,7 @@ fn render(root: &Path) -> String {
     config.header = Some(read("preface.h").trim_end().to_owned());
     config.after_includes = Some(read("macros.h"));
     let mut builder = cbindgen::Builder::new().with_config(config);
-    for topic in TOPICS.into_iter().chain(["server"]) {
+    for topic in TOPICS.into_iter().chain(["server", "events"]) {
         builder = builder.with_src(capi.join(topic).with_extension("rs"));
     }
     let mut header = Vec::new();

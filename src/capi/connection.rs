@@ -16,7 +16,7 @@ use crate::text::Text;
 /// child that the program forked OYEZ_FORKED.
 pub type oyez_conn = u64;
 
-fn find(connection: oyez_conn, function: &'static str) -> Result<Connection> {
+pub(super) fn find(connection: oyez_conn, function: &'static str) -> Result<Connection> {
     Connection::find(ConnectionId::from_number(connection), function)
 }
 

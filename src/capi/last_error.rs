@@ -17,7 +17,7 @@ pub struct oyez_error {
 }
 
 impl oyez_error {
-    const NONE: oyez_error = oyez_error {
+    pub(super) const NONE: oyez_error = oyez_error {
         code: Code::Ok,
         errno: 0,
         operation: Line::new(),
@@ -25,6 +25,18 @@ impl oyez_error {
         message: Line::new(),
         hint: Line::new(),
     };
+}
+
+impl oyez_error {
+    /// Takes the parts of an error.
+    pub(super) fn fill(&mut self, error: &Error) {
+        self.code = error.code();
+        self.errno = error.errno().map_or(0, |errno| errno.raw_os_error());
+        self.operation.set(error.operation());
+        self.address.set(error.address());
+        self.message.set(error);
+        self.hint.set(error.hint_text());
+    }
 }
 
 thread_local! {
@@ -44,12 +56,7 @@ pub(super) fn set(error: &Error) {
         // SAFETY: only this thread reaches its record, and no other reference to it lives here: C holds pointers,
         // which the documentation of oyez_last_error() ends with the next failing call.
         let last = unsafe { &mut *last.get() };
-        last.code = error.code();
-        last.errno = error.errno().map_or(0, |errno| errno.raw_os_error());
-        last.operation.set(error.operation());
-        last.address.set(error.address());
-        last.message.set(error);
-        last.hint.set(error.hint_text());
+        last.fill(error);
     });
     sys::set_errno(error.errno_or_stand_in());
 }

@@ -13,6 +13,7 @@ pub mod accept;
 pub mod check;
 pub mod connection;
 pub mod error;
+pub mod events;
 pub mod last_error;
 pub mod listen;
 pub mod options;

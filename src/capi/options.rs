@@ -84,7 +84,8 @@ pub struct oyez_server_options {
     pub model: i32,
     /// The most handlers that run at once: threads or processes, 1 to 65536. Default: 256, which costs a small
     /// machine only what is in use; threads are made when needed and leave after five idle seconds. Clients beyond it
-    /// wait in the kernel's queue. OYEZ_SEQUENTIAL has one.
+    /// wait in the kernel's queue. OYEZ_SEQUENTIAL has one. Of an event server: its threads; default: one for each
+    /// processor that the process may use.
     pub workers: i32,
     /// Milliseconds that a connection may be silent: the longest that one oyez_conn_read(), _read_line() or _write()
     /// waits. Default: no limit. oyez_conn_set_timeout() overrides it for one connection.
@@ -105,6 +106,12 @@ pub struct oyez_server_options {
     pub log: oyez_log,
     /// Passed to log.
     pub log_user: *mut c_void,
+    /// Event servers: bytes of input that on_data may leave unconsumed on one connection; with more it is closed with
+    /// OYEZ_LIMIT_REACHED. Default: 1 MiB.
+    pub max_input: usize,
+    /// Event servers: bytes that may wait to be sent on one connection; an oyez_conn_write() that would pass it fails
+    /// with OYEZ_LIMIT_REACHED and queues nothing. Default: 16 MiB.
+    pub max_output: usize,
 }
 
 /// A handler for each connection on a thread of a bounded pool: the default.
@@ -138,11 +145,11 @@ pub type oyez_log =
 /// The largest struct that a caller may pass: what lies beyond the fields known here must be readable.
 const LARGEST: usize = 1024;
 
-/// An options struct of C: plain data, all fields after `size` zero by default.
+/// A struct of C that grows: plain data, all fields after `size` zero by default.
 ///
 /// # Safety
 /// Valid for every bit pattern of zero bytes, `repr(C)`, starts with a `usize` that holds its size, and has no padding.
-unsafe trait Growing: Copy {
+pub(super) unsafe trait Growing: Copy {
     const NAME: &'static str;
     const DEFAULT: Self;
     /// Where fields begin, in order: an older program's struct ends at one of them.
@@ -212,6 +219,8 @@ unsafe impl Growing for oyez_server_options {
         stop_on_signals: 0,
         log: None,
         log_user: std::ptr::null_mut(),
+        max_input: 0,
+        max_output: 0,
     };
     const FIELDS: &'static [usize] = &[
         offset_of!(Self, model),
@@ -224,6 +233,8 @@ unsafe impl Growing for oyez_server_options {
         offset_of!(Self, stop_on_signals),
         offset_of!(Self, log),
         offset_of!(Self, log_user),
+        offset_of!(Self, max_input),
+        offset_of!(Self, max_output),
     ];
 }
 
@@ -247,7 +258,7 @@ pub(super) fn check_size(
 ///
 /// # Safety
 /// `options` is NULL or points to a readable `size_t`, and to as many bytes as that says.
-unsafe fn read<T: Growing>(options: *const T, function: &'static str) -> Result<T> {
+pub(super) unsafe fn read<T: Growing>(options: *const T, function: &'static str) -> Result<T> {
     let mut known = T::DEFAULT;
     if options.is_null() {
         return Ok(known);
@@ -351,6 +362,8 @@ pub(super) unsafe fn server(options: *const oyez_server_options, function: &'sta
             let user = Shared(c.log_user);
             Log::new(move |level, event, text| call_log(log, &user, level, event, text))
         }),
+        max_input: if c.max_input == 0 { ServerOptions::default().max_input } else { c.max_input },
+        max_output: if c.max_output == 0 { ServerOptions::default().max_output } else { c.max_output },
     })
 }
 
@@ -426,7 +439,7 @@ mod tests {
     #[test]
     fn the_structs_have_no_padding() {
         assert_no_padding::<oyez_listen_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8]);
-        assert_no_padding::<oyez_server_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 8, 8]);
+        assert_no_padding::<oyez_server_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8]);
     }
 
     #[test]

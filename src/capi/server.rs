@@ -443,6 +443,6 @@ pub extern "C" fn oyez_server_poll_fd(server: oyez_server) -> i32 {
     guard(|| find(server, "oyez_server_poll_fd")?.poll_fd())
 }
 
-fn find(server: oyez_server, function: &'static str) -> Result<std::sync::Arc<Server>> {
+pub(super) fn find(server: oyez_server, function: &'static str) -> Result<std::sync::Arc<Server>> {
     Server::find(ServerId::from_number(server), function)
 }

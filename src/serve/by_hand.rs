@@ -74,14 +74,15 @@ impl Server {
     /// One descriptor for a foreign loop.
     pub fn poll_fd(&self) -> Result<RawFd> {
         if !self.is_by_hand() {
-            return Err(self.misuse("oyez_server_poll_fd", format_args!("it has a handler and a loop of its own")));
+            self.check_polled("oyez_server_poll_fd")?;
         }
         self.watch_listeners();
+        self.set_timer();
         Ok(self.epoll().as_raw_fd())
     }
 
     /// Makes the epoll descriptor readable when something is due that no event will tell a foreign loop.
-    fn set_timer(&self) {
+    pub(super) fn set_timer(&self) {
         let Some(timer) = self.timer() else { return };
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         // A time of zero would switch the timer off.
@@ -108,6 +109,7 @@ impl Server {
         let ended = match phase {
             Phase::New if self.is_by_hand() => self.drain_by_hand(deadline)?,
             Phase::New => return Err(self.misuse(FUNCTION, format_args!("it was never started"))),
+            Phase::Polled => self.poll_to_the_end(deadline)?,
             Phase::Running | Phase::Ended => self.wait_for_end(deadline),
         };
         if ended {
@@ -172,6 +174,10 @@ impl Server {
                 let _ = self.drain_by_hand(Deadline::NEVER);
             }
             Phase::New => {}
+            Phase::Polled => {
+                // An error here is that of epoll_wait(2), or another thread's poll, which sees the stop.
+                let _ = self.poll_to_the_end(Deadline::NEVER);
+            }
             Phase::Running | Phase::Ended => {
                 self.wait_for_end(Deadline::NEVER);
             }

@@ -4,13 +4,14 @@ use std::cell::Cell;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use super::events::{self, Place};
 use super::table::{self, ConnectionId, Index, State};
 use super::{Options, Server, counters, transfer};
 use crate::accept::Peer;
@@ -62,6 +63,14 @@ pub struct Slot {
     lifetime_ms: AtomicU32,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
+    /// The number of the event loop that has it, 0 for none.
+    lane: AtomicU64,
+    /// Its place there: the index, and above it which of that place's connections.
+    place: AtomicU64,
+    /// Bytes that were written and wait to be sent.
+    queued: AtomicUsize,
+    /// Set when the program, or its loop, has begun to end it.
+    ends: AtomicBool,
     peer: Mutex<PeerAddress>,
     server: Mutex<Option<Arc<Server>>>,
 }
@@ -97,6 +106,10 @@ impl Default for Slot {
             lifetime_ms: AtomicU32::new(NO_LIMIT),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
+            lane: AtomicU64::new(0),
+            place: AtomicU64::new(0),
+            queued: AtomicUsize::new(0),
+            ends: AtomicBool::new(false),
             peer: Mutex::new(PeerAddress::Unknown),
             server: Mutex::new(None),
         }
@@ -161,6 +174,21 @@ impl Owned {
         self.slot.leave();
     }
 
+    /// Its descriptor, which is open as long as this is.
+    pub fn socket(&self) -> Option<BorrowedFd<'static>> {
+        self.slot.socket().ok()
+    }
+
+    /// For a call of the program's functions.
+    pub fn guest(&self) -> Guest {
+        Guest { slot: self.slot, id: self.id }
+    }
+
+    /// What the slot keeps for the event loop that has the connection.
+    pub fn slot(&self) -> &'static Slot {
+        self.slot
+    }
+
     /// Runs `handler` with the connection found without a lock on this thread. `None` if the handler has closed it.
     pub fn serve(self, handler: impl FnOnce(ConnectionId)) -> Option<Self> {
         let current = Current { id: self.id.number(), epoch: fork::epoch(), slot: Some(self.slot), gone: false };
@@ -169,6 +197,124 @@ impl Owned {
         let gone = CURRENT.replace(outer).gone;
         (!gone).then_some(self)
     }
+}
+
+/// A connection whose owner holds it meanwhile.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    slot: &'static Slot,
+    id: ConnectionId,
+}
+
+impl Guest {
+    /// Runs a function of the program with the connection found without a lock on this thread.
+    pub fn call<T>(self, function: impl FnOnce(ConnectionId) -> T) -> T {
+        /// Puts the outer one back, also when the function panics.
+        struct Outer(Current);
+        impl Drop for Outer {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let current = Current { id: self.id.number(), epoch: fork::epoch(), slot: Some(self.slot), gone: false };
+        let _outer = Outer(CURRENT.replace(current));
+        function(self.id)
+    }
+}
+
+/// The limits of a connection in milliseconds; 0 is none.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub struct Times {
+    pub idle: u32,
+    pub read: u32,
+    pub write: u32,
+    pub lifetime: u32,
+}
+
+/// What an event loop and the calls on its connections share.
+impl Slot {
+    /// The number of the event loop that has the connection; `None` in other servers.
+    pub fn lane(&self) -> Option<u64> {
+        Some(self.lane.load(Ordering::Acquire)).filter(|&number| number != 0)
+    }
+
+    /// The connection belongs to that event loop, at that place.
+    pub fn belong_to(&self, number: u64, place: Place) {
+        self.place.store(u64::from(place.turn) << 32 | u64::from(place.index), Ordering::Relaxed);
+        self.lane.store(number, Ordering::Release);
+    }
+
+    /// Its place there.
+    pub fn place(&self) -> Place {
+        let place = self.place.load(Ordering::Relaxed);
+        Place { index: place as u32, turn: (place >> 32) as u32 }
+    }
+
+    /// Its limits.
+    pub fn times(&self) -> Times {
+        Times {
+            idle: self.idle_ms.load(Ordering::Relaxed),
+            read: self.read_ms.load(Ordering::Relaxed),
+            write: self.write_ms.load(Ordering::Relaxed),
+            lifetime: self.lifetime_ms.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Whether its end has begun.
+    pub fn is_ending(&self) -> bool {
+        self.ends.load(Ordering::Acquire)
+    }
+
+    /// Begins its end; true where that had begun before.
+    pub fn begin_to_end(&self) -> bool {
+        self.ends.swap(true, Ordering::AcqRel)
+    }
+
+    /// How many bytes wait to be sent.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Acquire)
+    }
+
+    /// More bytes wait; returns how many did before.
+    pub fn queue(&self, more: usize) -> usize {
+        self.queued.fetch_add(more, Ordering::AcqRel)
+    }
+
+    /// Fewer bytes wait.
+    pub fn unqueue(&self, less: usize) {
+        self.queued.fetch_sub(less, Ordering::AcqRel);
+    }
+
+    /// Bytes were read.
+    pub fn count_in(&self, bytes: usize) {
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes were sent.
+    pub fn count_out(&self, bytes: usize) {
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// The end of the stream was read: closing then destroys nothing.
+    pub fn note_end(&self) {
+        self.at_end.store(1, Ordering::Relaxed);
+    }
+
+    /// Whether it was.
+    pub fn is_at_end(&self) -> bool {
+        self.at_end.load(Ordering::Relaxed) != 0
+    }
+
+    /// The end of the drain time ends it.
+    pub fn note_cut(&self) {
+        self.cut.store(1, Ordering::Relaxed);
+    }
+}
+
+/// The slot of a connection, if that event loop has it.
+pub fn in_lane(id: ConnectionId, number: u64) -> Option<&'static Slot> {
+    table::slot_of(id).filter(|slot| slot.state.is_open(id) && slot.lane() == Some(number))
 }
 
 /// The connection whose handler runs on this thread.
@@ -205,6 +351,9 @@ impl Slot {
         self.exposed.store(0, Ordering::Relaxed);
         self.bytes_in.store(0, Ordering::Relaxed);
         self.bytes_out.store(0, Ordering::Relaxed);
+        self.lane.store(0, Ordering::Relaxed);
+        self.queued.store(0, Ordering::Relaxed);
+        self.ends.store(false, Ordering::Relaxed);
         self.read_ms.store(milliseconds(options.read_timeout), Ordering::Relaxed);
         self.write_ms.store(milliseconds(options.write_timeout), Ordering::Relaxed);
         self.idle_ms.store(milliseconds(options.idle_timeout), Ordering::Relaxed);
@@ -215,7 +364,7 @@ impl Slot {
         }
     }
 
-    fn server(&self) -> Option<Arc<Server>> {
+    pub(super) fn server(&self) -> Option<Arc<Server>> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -281,7 +430,8 @@ impl Slot {
     /// Breaks the connection off at the end of the drain time. True where there was one.
     pub fn cut(&self, server: &Server) -> bool {
         let id = ConnectionId::of_slot(self);
-        if !self.is_of(server) || !self.state.pin(id) {
+        // An event loop does it for its own.
+        if self.lane().is_some() || !self.is_of(server) || !self.state.pin(id) {
             return false;
         }
         self.cut.store(1, Ordering::Relaxed);
@@ -411,11 +561,12 @@ impl Connection {
             }
         };
         self.slot.idle_ms.store(idle, Ordering::Relaxed);
-        Ok(())
+        self.slot.lane().map_or(Ok(()), |lane| events::rearm(self.slot, self.id(), lane))
     }
 
     /// Reads what there is.
     pub fn read(&self, buffer: &mut [MaybeUninit<u8>]) -> Result<usize> {
+        self.check_has_no_lane("oyez_conn_read")?;
         let limits = self.limits(&self.slot.read_ms, "read")?;
         let length = self.judge(transfer::read(self.slot.socket()?, buffer, &limits))?;
         self.note_read(length, buffer.len());
@@ -428,6 +579,7 @@ impl Connection {
 
     /// Reads one line into `line` and puts a NUL behind it.
     pub fn read_line(&self, line: &mut [MaybeUninit<u8>]) -> Result<usize> {
+        self.check_has_no_lane("oyez_conn_read_line")?;
         let limits = self.limits(&self.slot.read_ms, "read")?;
         let socket = self.slot.socket()?;
         let outcome = transfer::read_line(socket, line, &limits, |length| self.note_read(length, usize::MAX));
@@ -442,8 +594,30 @@ impl Connection {
         self.slot.bytes_in.fetch_add(length as u64, Ordering::Relaxed);
     }
 
+    fn id(&self) -> ConnectionId {
+        ConnectionId::of_slot(self.slot)
+    }
+
+    fn check_has_no_lane(&self, function: &'static str) -> Result<()> {
+        match self.slot.lane() {
+            None => Ok(()),
+            Some(_) => Err(Error::invalid(function, format_args!("in an event server input comes by on_data"))),
+        }
+    }
+
+    /// Reads nothing for a while, or goes on. For event servers.
+    pub fn pause(&self, paused: bool, function: &'static str) -> Result<()> {
+        match self.slot.lane() {
+            Some(lane) => events::pause(self.slot, self.id(), lane, paused, function),
+            None => Err(Error::invalid(function, format_args!("it is for the connections of event servers"))),
+        }
+    }
+
     /// Writes all of it.
     pub fn write(&self, bytes: &[u8]) -> Result<()> {
+        if let Some(lane) = self.slot.lane() {
+            return events::write(self.slot, self.id(), lane, bytes);
+        }
         let limits = self.limits(&self.slot.write_ms, "write")?;
         self.judge(transfer::write(self.slot.socket()?, bytes, &limits))?;
         self.slot.bytes_out.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -502,6 +676,9 @@ impl Connection {
     }
 
     fn finish(self, ending: Ending, function: &'static str) -> Result<()> {
+        if let Some(lane) = self.slot.lane() {
+            return events::end(self.slot, self.id(), lane, ending, function);
+        }
         let before = self.slot.state.close();
         if before.closing {
             return Err(gone(function));
@@ -524,6 +701,9 @@ impl Connection {
     /// The descriptor, which is the caller's from now on.
     pub fn detach(self) -> Result<OwnedFd> {
         let socket = self.slot.socket()?;
+        if let Some(lane) = self.slot.lane() {
+            return events::detach(self.slot, lane).map(|()| sys::own(socket));
+        }
         if self.slot.state.close_if_unused(self.own_pins()).is_none() {
             return Err(Error::system("oyez_conn_detach", Errno::BUSY)
                 .with_code(Code::InvalidArgument)

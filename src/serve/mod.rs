@@ -10,6 +10,7 @@ mod by_hand;
 mod children;
 mod connection;
 mod counters;
+mod events;
 mod linger;
 mod listeners;
 mod log;
@@ -25,6 +26,7 @@ mod transfer;
 
 pub use connection::Connection;
 pub use counters::Snapshot;
+pub use events::Events;
 pub use log::{Level, Log};
 pub use options::{Model, Options};
 pub use registry::ServerId;

@@ -19,6 +19,10 @@ pub enum Model {
 /// The most handlers that run at once, where the program names no number.
 const WORKERS: u32 = 256;
 
+/// What one connection of an event server may keep in memory, where the program names nothing else.
+const MAX_INPUT: usize = 1024 * 1024;
+const MAX_OUTPUT: usize = 16 * 1024 * 1024;
+
 /// What `include/oyez.h` documents as `oyez_server_options`.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -33,6 +37,10 @@ pub struct Options {
     pub drain: Option<Duration>,
     pub stop_on_signals: bool,
     pub log: Option<Log>,
+    /// Input that may be left unconsumed, in bytes.
+    pub max_input: usize,
+    /// Output that may wait to be sent, in bytes.
+    pub max_output: usize,
 }
 
 impl Default for Options {
@@ -48,11 +56,19 @@ impl Default for Options {
             drain: Some(Duration::from_secs(5)),
             stop_on_signals: false,
             log: None,
+            max_input: MAX_INPUT,
+            max_output: MAX_OUTPUT,
         }
     }
 }
 
 impl Options {
+    /// How many loops an event server has: one for each processor that this process may use, unless it was told.
+    pub fn lanes(&self) -> usize {
+        self.workers
+            .map_or_else(|| std::thread::available_parallelism().map_or(1, usize::from), |workers| workers as usize)
+    }
+
     /// How many handlers may run at once.
     pub fn workers(&self) -> usize {
         match self.model {

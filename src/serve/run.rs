@@ -12,6 +12,7 @@ use rustix::time::Timespec;
 
 use super::connection::{self, Owned};
 use super::counters::add;
+use super::events::{Place, on_lane};
 use super::server::Phase;
 use super::token::Token;
 use super::{Level, Server, signals, table};
@@ -25,11 +26,25 @@ use crate::sys::thread::{self, Main};
 /// How many connections one turn accepts before others get their turn.
 const ACCEPTS: usize = 64;
 
+/// How many events one turn takes.
+const EVENTS: usize = 256;
+
 /// How long the kernel may take to complete a handshake on this host.
 const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000 };
 
 /// How long handlers whose connections were cut get to return.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// How far a stop has come.
+#[derive(Debug)]
+pub struct Drain {
+    /// How many connections were under way at its beginning.
+    under_way: usize,
+    /// How many had been drained before.
+    drained: u64,
+    /// Lingering connections have been told to hurry.
+    hastened: bool,
+}
 
 impl Server {
     /// Runs until stopped and drained, on this thread.
@@ -111,6 +126,9 @@ impl Server {
                 return Err(self.misuse(function, format_args!("it listens nowhere: call oyez_server_listen() first")));
             }
             Phase::New => life.phase = Phase::Running,
+            Phase::Polled => {
+                return Err(self.misuse(function, format_args!("oyez_server_poll() drives it")));
+            }
             Phase::Running => return Err(self.misuse(function, format_args!("it runs already"))),
             Phase::Ended => {
                 return Err(Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")));
@@ -120,7 +138,8 @@ impl Server {
     }
 
     fn run_to_the_end(self: &Arc<Self>) -> Result<()> {
-        let outcome = self.loop_until_drained();
+        let outcome = self.start_workers().and_then(|()| on_lane(self, 0, || self.loop_until_drained()));
+        self.end_workers();
         self.release_signals();
         self.set_phase(Phase::Ended);
         if self.slot().is_closed_by_handler() {
@@ -131,7 +150,8 @@ impl Server {
 
     fn loop_until_drained(self: &Arc<Self>) -> Result<()> {
         let looped = self.loop_until_stopped();
-        self.drain();
+        let mut drain = self.begin_drain();
+        while !self.drain_some(&mut drain, Deadline::NEVER) {}
         match (looped, self.take_failure()) {
             (Err(error), _) | (Ok(()), Some(error)) => Err(error),
             (Ok(()), None) => Ok(()),
@@ -149,7 +169,7 @@ impl Server {
     }
 
     /// Accepts what there is room for; true where more may be waiting.
-    fn accept_some(self: &Arc<Self>) -> bool {
+    pub(super) fn accept_some(self: &Arc<Self>) -> bool {
         for _ in 0..ACCEPTS {
             if !self.may_accept() {
                 return false;
@@ -188,6 +208,7 @@ impl Server {
         match (self.pool(), self.children()) {
             (Some(pool), _) => pool.give(self, connection),
             (_, Some(children)) => children.give(self, connection),
+            _ if self.events().is_some() => self.give_to_lane(connection),
             _ => self.serve_one(connection),
         }
     }
@@ -200,13 +221,16 @@ impl Server {
 
     /// Waits for something to happen, at most until `limit`, and looks after it.
     pub(super) fn turn(self: &Arc<Self>, limit: Deadline) -> std::result::Result<(), Errno> {
-        let mut events = [MaybeUninit::<Event>::uninit(); 64];
+        let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
         let deadline = limit.earlier(self.next_look());
         let happened = match epoll::wait(self.epoll(), &mut events, deadline.timespec().as_ref()) {
             Ok((happened, _)) => happened,
             Err(Errno::INTR) => &mut [],
             Err(errno) => return Err(errno),
         };
+        if let Some(lane) = self.lanes().first() {
+            lane.begin_turn();
+        }
         let mut children_ended = false;
         for event in happened.iter() {
             match Token::of(event.data) {
@@ -214,11 +238,19 @@ impl Server {
                 Token::Timer => self.timer().into_iter().for_each(drain_counter),
                 Token::Listener(number) => self.listeners().set_ready(number),
                 Token::Linger(number) => self.lingering().on_event(number),
+                Token::Connection { index, turn } => {
+                    if let Some(lane) = self.lanes().first() {
+                        lane.on_event(self, Place { index, turn }, event.flags);
+                    }
+                }
                 Token::Child(place) => {
                     children_ended = true;
                     self.children().into_iter().for_each(|children| children.on_event(self, place));
                 }
             }
+        }
+        if let Some(lane) = self.lanes().first() {
+            lane.finish_turn(self);
         }
         self.look_after(children_ended);
         Ok(())
@@ -242,13 +274,18 @@ impl Server {
     pub(super) fn next_look(&self) -> Deadline {
         let pool = self.pool().map_or(Deadline::NEVER, super::pool::Pool::next_try);
         let children = self.children().map_or(Deadline::NEVER, super::children::Children::next_look);
-        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children)
+        let lane = self.lanes().first().map_or(Deadline::NEVER, super::events::Lane::next_look);
+        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children).earlier(lane)
     }
 
-    /// Serves whom the kernel has connected, closes the listeners, lets connections finish, and cuts the rest.
-    fn drain(self: &Arc<Self>) {
-        let under_way = self.active();
-        let before = super::counters::value(&self.counters().drained);
+    /// Begins a stop: lets nobody begin to connect, and takes those in who have been connected.
+    pub(super) fn begin_drain(self: &Arc<Self>) -> Drain {
+        let drain = Drain {
+            under_way: self.active(),
+            drained: super::counters::value(&self.counters().drained),
+            hastened: false,
+        };
+        self.wake_lanes();
         if self.listeners().refuse_beginners() {
             // Who began before that is being connected on another processor, or has been.
             let _ = rustix::thread::nanosleep(&HANDSHAKE);
@@ -259,28 +296,31 @@ impl Server {
             }
         }
         self.listeners().set_all_ready();
-        let mut hastened = false;
-        loop {
-            let deadline = self.slot().stop().unwrap_or(Deadline::NEVER);
-            let closed = self.empty_queues();
-            if closed && !hastened {
-                hastened = true;
-                self.lingering().hasten(self.epoll(), |number| Token::Linger(number).into());
-            }
-            self.serve_those_who_wait();
-            if deadline.is_over() {
-                break;
-            }
+        drain
+    }
+
+    /// A turn of a stop: serves whom the kernel has connected, closes the listeners, lets connections finish, and when
+    /// the time is over cuts the rest. True when that is done.
+    pub(super) fn drain_some(self: &Arc<Self>, drain: &mut Drain, limit: Deadline) -> bool {
+        let deadline = self.slot().stop().unwrap_or(Deadline::NEVER);
+        let closed = self.empty_queues();
+        if closed && !drain.hastened {
+            drain.hastened = true;
+            self.lingering().hasten(self.epoll(), |number| Token::Linger(number).into());
+        }
+        self.serve_those_who_wait();
+        if !deadline.is_over() {
             if closed && self.is_drained() {
-                self.end_handlers(under_way, before, 0);
-                return;
+                self.end_handlers(drain, 0);
+                return true;
             }
-            if self.turn(deadline).is_err() {
-                break;
+            if self.turn(deadline.earlier(limit)).is_ok() {
+                return false;
             }
         }
         let cut = self.cut();
-        self.end_handlers(under_way, before, cut);
+        self.end_handlers(drain, cut);
+        true
     }
 
     /// Accepts those that wait in the kernel's queues, and closes each listener whose queue was seen empty. True once
@@ -338,8 +378,10 @@ impl Server {
             self.turn.lock().unwrap_or_else(PoisonError::into_inner).push_back(connection);
         }
         self.listeners().close_if(self.epoll(), |_| true);
+        let lanes = self.cut_lanes();
         let cut = table::all().filter(|slot| slot.cut(self)).count() as u64;
         add(&self.counters().cut, cut);
+        let cut = cut + lanes;
         if let Some(pool) = self.pool() {
             pool.dismiss_waiting();
         }
@@ -355,8 +397,19 @@ impl Server {
         cut
     }
 
+    /// The loops of an event server reset what they have. Returns how many that were.
+    fn cut_lanes(self: &Arc<Self>) -> u64 {
+        let Some(lane) = self.lanes().first() else { return 0 };
+        let before = super::counters::value(&self.counters().cut);
+        let grace = Deadline::after(GRACE);
+        self.wake_lanes();
+        lane.finish_turn(self);
+        while self.active() > 0 && !grace.is_over() && self.turn(grace).is_ok() {}
+        super::counters::value(&self.counters().cut).saturating_sub(before)
+    }
+
     /// Waits for handlers whose connections are gone, lets threads go, and reports how the stop went.
-    fn end_handlers(self: &Arc<Self>, under_way: usize, drained_before: u64, cut: u64) {
+    fn end_handlers(self: &Arc<Self>, drain: &Drain, cut: u64) {
         let grace = Deadline::after(GRACE);
         if let Some(children) = self.children() {
             while !children.is_quiet() && !grace.is_over() && self.turn(grace).is_ok() {}
@@ -364,7 +417,8 @@ impl Server {
         let patience = if cut == 0 { Duration::from_secs(5) } else { GRACE };
         let running = self.pool().map_or(0, |pool| pool.close(patience));
         self.lingering().clear();
-        let drained = super::counters::value(&self.counters().drained).saturating_sub(drained_before);
+        let drained = super::counters::value(&self.counters().drained).saturating_sub(drain.drained);
+        let under_way = drain.under_way;
         let level = if cut == 0 && running == 0 { Level::Info } else { Level::Warning };
         let line = format_args!(
             "stopped: {under_way} connections were under way, {} finished, {cut} were reset, {running} handlers still run",

@@ -17,10 +17,12 @@ use super::acceptor::Shortage;
 use super::children::Children;
 use super::connection::{Ending, Owned};
 use super::counters::{self, Counters, Snapshot, add, value};
+use super::events::{Events, Lane, Workers};
 use super::linger::Linger;
 use super::listeners::Listeners;
 use super::pool::{self, Pool};
 use super::registry::{self, Slot};
+use super::run::Drain;
 use super::token::Token;
 use super::{ConnectionId, Level, Model, Options, ServerId, connection, signals, table};
 use crate::deadline::Deadline;
@@ -61,6 +63,10 @@ pub struct Server {
     linger: Linger,
     pool: Option<Pool>,
     children: Option<Children>,
+    events: Option<Events>,
+    /// The loops of an event server; the first is the server's own.
+    lanes: Vec<Lane>,
+    workers: Workers,
     paused: AtomicBool,
     /// Connections that are not over; those that linger are not among them.
     active: AtomicUsize,
@@ -68,6 +74,8 @@ pub struct Server {
     pub(super) turn: Mutex<std::collections::VecDeque<Owned>>,
     life: Mutex<Life>,
     ended: Condvar,
+    /// Held by the thread that polls; how far a stop has come.
+    pub(super) polling: Mutex<Option<Drain>>,
     /// Why the server has to end, where that is not by a stop.
     failure: Mutex<Option<Error>>,
     /// The signal mask that the program had, for children.
@@ -88,17 +96,40 @@ pub(super) struct Life {
 pub(super) enum Phase {
     #[default]
     New,
+    /// A foreign loop drives it.
+    Polled,
     Running,
     Ended,
+}
+
+/// The loops of an event server.
+fn make_lanes(count: usize) -> std::result::Result<Vec<Lane>, Errno> {
+    let mut lanes = Vec::new();
+    lanes.try_reserve_exact(count).map_err(|_| Errno::NOMEM)?;
+    for index in 0..count {
+        lanes.push(Lane::new(index > 0)?);
+    }
+    Ok(lanes)
 }
 
 impl Server {
     /// Makes a server and gives it a number.
     pub fn create(handler: Option<Handler>, options: Options) -> Result<ServerId> {
-        registry::register(|id, slot| Ok(Arc::new(Self::make(handler, options, id, slot)?)))
+        registry::register(|id, slot| Ok(Arc::new(Self::make(handler, None, options, id, slot)?)))
     }
 
-    fn make(handler: Option<Handler>, options: Options, id: ServerId, slot: &'static Slot) -> Result<Self> {
+    /// Makes an event server and gives it a number.
+    pub fn create_with_events(events: Events, options: Options) -> Result<ServerId> {
+        registry::register(|id, slot| Ok(Arc::new(Self::make(None, Some(events), options, id, slot)?)))
+    }
+
+    fn make(
+        handler: Option<Handler>,
+        events: Option<Events>,
+        options: Options,
+        id: ServerId,
+        slot: &'static Slot,
+    ) -> Result<Self> {
         let failed = |operation| move |errno| diagnose::for_limits(Error::system(operation, errno));
         // The first clients shall not need memory.
         if !table::has_room() {
@@ -111,6 +142,7 @@ impl Server {
         epoll::add(&epoll, &wake, Token::Wake.into(), EventFlags::IN).map_err(failed("epoll_ctl"))?;
         let timer = match handler {
             Some(_) => None,
+            // A foreign loop may drive it.
             None => {
                 let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
                 let timer = timerfd_create(TimerfdClockId::Monotonic, flags).map_err(failed("timerfd_create"))?;
@@ -119,6 +151,14 @@ impl Server {
                 Some(timer)
             }
         };
+        let lanes = match events {
+            None => Vec::new(),
+            Some(_) => make_lanes(options.lanes()).map_err(failed("eventfd"))?,
+        };
+        if let Some(first) = lanes.first() {
+            epoll::add(&epoll, first.inbox.descriptor(), Token::Wake.into(), EventFlags::IN)
+                .map_err(failed("epoll_ctl"))?;
+        }
         let (mut pool, mut children) = (None, None);
         match options.model {
             _ if handler.is_none() => {}
@@ -141,11 +181,15 @@ impl Server {
             linger: Linger::default(),
             pool,
             children,
+            lanes,
+            events,
+            workers: Workers::default(),
             paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             turn: Mutex::default(),
             life: Mutex::default(),
             ended: Condvar::new(),
+            polling: Mutex::default(),
             failure: Mutex::default(),
             mask: Mutex::default(),
             options,
@@ -451,7 +495,19 @@ impl Server {
     }
 
     pub(super) fn is_by_hand(&self) -> bool {
-        self.handler.is_none()
+        self.handler.is_none() && self.events.is_none()
+    }
+
+    pub(super) fn events(&self) -> Option<&Events> {
+        self.events.as_ref()
+    }
+
+    pub(super) fn lanes(&self) -> &[Lane] {
+        &self.lanes
+    }
+
+    pub(super) fn workers(&self) -> &Workers {
+        &self.workers
     }
 
     /// Whether handlers run on the loop's own thread.

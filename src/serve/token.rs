@@ -13,6 +13,13 @@ pub enum Token {
     Linger(u64),
     /// A child process, by its place.
     Child(u32),
+    /// A connection of an event loop, by its place and which of that place's connections it is (24 bits).
+    Connection {
+        /// The place.
+        index: u32,
+        /// Which of its connections.
+        turn: u32,
+    },
     /// The timer of a server that a foreign loop drives.
     Timer,
 }
@@ -28,6 +35,7 @@ impl From<Token> for EventData {
             Token::Linger(number) => (2, number & VALUE),
             Token::Child(place) => (3, u64::from(place)),
             Token::Timer => (4, 0),
+            Token::Connection { index, turn } => (5, u64::from(turn) << 32 & VALUE | u64::from(index)),
         };
         EventData::new_u64(kind << KIND_SHIFT | value)
     }
@@ -43,6 +51,7 @@ impl Token {
             2 => Token::Linger(value),
             3 => Token::Child(value as u32),
             4 => Token::Timer,
+            5 => Token::Connection { index: value as u32, turn: (value >> 32) as u32 },
             _ => Token::Wake,
         }
     }
@@ -54,7 +63,9 @@ mod tests {
 
     #[test]
     fn a_token_survives_the_kernel() {
-        let tokens = [Token::Wake, Token::Listener(7), Token::Linger(1 << 40), Token::Child(9), Token::Timer];
+        let connection = Token::Connection { index: u32::MAX, turn: (1 << 24) - 1 };
+        let tokens =
+            [Token::Wake, Token::Listener(7), Token::Linger(1 << 40), Token::Child(9), Token::Timer, connection];
         for token in tokens {
             assert_eq!(Token::of(EventData::from(token)), token);
         }

@@ -1,0 +1,183 @@
+//! A connection of an event loop, and the table of them.
+
+use std::os::fd::BorrowedFd;
+
+use super::super::connection::Owned;
+use super::output::Output;
+use super::wheel::{Link, Links, NEVER};
+use crate::error::Error;
+
+/// What a loop keeps of a connection. Buffers belong to the loop: an idle connection has none.
+#[derive(Debug)]
+pub struct Conn {
+    /// The hold on the connection's number and descriptor.
+    pub owned: Owned,
+    /// Input that on_data has left.
+    pub input: Vec<u8>,
+    /// Output that the kernel has not taken yet.
+    pub output: Output,
+    /// Where it is on the wheel.
+    pub link: Link,
+    /// The tick at which it was opened.
+    pub opened: u32,
+    /// The tick of its last input or output.
+    pub active: u32,
+    /// The tick since which input has been incomplete.
+    pub incomplete: u32,
+    /// The tick since which output has waited.
+    pub waits: u32,
+    /// What it is doing.
+    pub state: State,
+    /// There may be something to read.
+    pub readable: bool,
+    /// The kernel takes output.
+    pub writable: bool,
+    /// The peer has ended its side, or is gone.
+    pub hung_up: bool,
+    /// The peer has ended the stream: what is queued is sent, and what on_drain adds, and that is all.
+    pub ended: bool,
+    /// The program reads nothing for a while.
+    pub paused: bool,
+    /// It is on the list of those that go on in the next turn.
+    pub goes_on: bool,
+    /// on_data has seen something of it.
+    pub served: bool,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Input is read and output taken.
+    Open,
+    /// Nothing is read or taken any more; what is queued is sent.
+    Closing,
+    /// It is over, and on_close is yet to be called.
+    Over,
+}
+
+impl Conn {
+    /// One that was accepted just now.
+    pub fn new(owned: Owned, now: u32) -> Self {
+        Self {
+            owned,
+            input: Vec::new(),
+            output: Output::default(),
+            link: Link::default(),
+            opened: now,
+            active: now,
+            incomplete: now,
+            waits: NEVER,
+            state: State::Open,
+            // Its first bytes may be there already.
+            readable: true,
+            writable: true,
+            hung_up: false,
+            ended: false,
+            paused: false,
+            goes_on: false,
+            served: false,
+        }
+    }
+
+    /// Its descriptor.
+    pub fn socket(&self) -> Option<BorrowedFd<'static>> {
+        self.owned.socket()
+    }
+
+    /// Whether a stop may close it at once: it has been served, and nothing is under way.
+    pub fn is_idle(&self) -> bool {
+        let quiet = self.input.is_empty() && self.output.is_empty() && !self.readable;
+        self.state == State::Open && self.served && quiet && !self.paused
+    }
+}
+
+/// The connections of a loop, by their places.
+#[derive(Debug, Default)]
+pub struct Table {
+    entries: Vec<Entry>,
+    free: Vec<u32>,
+    count: usize,
+}
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Counts the connections of this place: an event for one that is gone finds another number.
+    turn: u32,
+    conn: Option<Conn>,
+}
+
+/// A place and which of its connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The place.
+    pub index: u32,
+    /// Which of its connections, 24 bits.
+    pub turn: u32,
+}
+
+const TURNS: u32 = (1 << 24) - 1;
+
+impl Table {
+    /// Takes a connection in; gives it back where there is no memory.
+    pub fn add(&mut self, conn: Conn) -> Result<Place, Conn> {
+        let index = match self.free.pop() {
+            Some(index) => index,
+            None => {
+                let index = self.entries.len();
+                // Giving a place back must not need memory.
+                let room = self.entries.try_reserve(1).and_then(|()| self.free.try_reserve(index + 1));
+                let Ok(place) = u32::try_from(index) else { return Err(conn) };
+                if room.is_err() {
+                    return Err(conn);
+                }
+                self.entries.push(Entry::default());
+                place
+            }
+        };
+        let Some(entry) = self.entries.get_mut(index as usize) else { return Err(conn) };
+        entry.turn = (entry.turn + 1) & TURNS;
+        entry.conn = Some(conn);
+        self.count += 1;
+        Ok(Place { index, turn: entry.turn })
+    }
+
+    /// The connection there, if it is still that one.
+    pub fn get(&mut self, place: Place) -> Option<&mut Conn> {
+        let entry = self.entries.get_mut(place.index as usize).filter(|entry| entry.turn == place.turn)?;
+        entry.conn.as_mut()
+    }
+
+    /// The present connection of an index.
+    pub fn place(&self, index: u32) -> Option<Place> {
+        let entry = self.entries.get(index as usize)?;
+        entry.conn.as_ref().map(|_| Place { index, turn: entry.turn })
+    }
+
+    /// Lets a connection go.
+    pub fn remove(&mut self, place: Place) -> Option<Conn> {
+        self.get(place)?;
+        let conn = self.entries.get_mut(place.index as usize)?.conn.take();
+        self.free.push(place.index);
+        self.count -= 1;
+        conn
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// How many places there are, with and without a connection.
+    pub fn places(&self) -> u32 {
+        self.entries.len() as u32
+    }
+}
+
+impl Links for Table {
+    fn link(&mut self, index: u32) -> Option<&mut Link> {
+        self.entries.get_mut(index as usize)?.conn.as_mut().map(|conn| &mut conn.link)
+    }
+}
+
+/// Why a connection ends; `None` is by the program's own will.
+pub type Why = Option<Error>;

@@ -1,0 +1,166 @@
+//! Event servers: one thread serves many connections, by functions that are called for what happens.
+//!
+//! A server has one or more [`Lane`]s, each with its own thread and connections. The first is the server's own loop,
+//! which accepts for all of them and gives each connection to the lane that has fewest; a connection stays there. Calls
+//! on a connection act at once on its lane's thread, and are queued to it from any other.
+
+mod conn;
+mod inbox;
+mod lane;
+mod output;
+mod polled;
+mod wheel;
+mod worker;
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+pub use conn::Place;
+pub use lane::Lane;
+pub use worker::Workers;
+
+use super::connection::{Ending, Owned, Slot};
+use super::{ConnectionId, Server};
+use crate::error::{Code, Error, Result};
+use inbox::Command;
+
+type OnConnection = Box<dyn Fn(ConnectionId) + Send + Sync>;
+type OnData = Box<dyn Fn(ConnectionId, &[u8]) -> usize + Send + Sync>;
+type OnClose = Box<dyn Fn(ConnectionId, Option<&Error>) + Send + Sync>;
+
+/// The functions of the program. All those of one connection are called on one thread, in order.
+#[derive(Default)]
+pub struct Events {
+    /// A connection was accepted.
+    pub on_open: Option<OnConnection>,
+    /// Input has come: how much of it was consumed. What is left is given again with what follows. Without this
+    /// function input is dropped.
+    pub on_data: Option<OnData>,
+    /// All that was queued has been sent.
+    pub on_drain: Option<OnConnection>,
+    /// The connection is over; exactly once for each that was opened. There is no reason where the program ended it.
+    pub on_close: Option<OnClose>,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Events")
+    }
+}
+
+thread_local! {
+    /// The lane that this thread runs just now.
+    static HERE: RefCell<Option<(Arc<Server>, usize)>> = const { RefCell::new(None) };
+}
+
+/// Runs `body` on the thread of a lane.
+pub fn on_lane<T>(server: &Arc<Server>, index: usize, body: impl FnOnce() -> T) -> T {
+    let outer = HERE.replace(Some((Arc::clone(server), index)));
+    let value = body();
+    HERE.replace(outer);
+    value
+}
+
+/// Does something with the lane of that number if this is its thread.
+fn here<T>(number: u64, action: impl FnOnce(&Arc<Server>, &Lane) -> T) -> Option<T> {
+    HERE.with_borrow(|here| {
+        let (server, index) = here.as_ref()?;
+        let lane = server.lanes().get(*index).filter(|lane| lane.number() == number)?;
+        Some(action(server, lane))
+    })
+}
+
+/// Queues a command to a connection's lane.
+fn post(slot: &Slot, number: u64, command: Command, function: &'static str) -> Result<()> {
+    let gone = || gone(function);
+    let server = slot.server().ok_or_else(gone)?;
+    let lane = server.lanes().iter().find(|lane| lane.number() == number).ok_or_else(gone)?;
+    lane.inbox.post(command).map_err(|_| Error::system(function, rustix::io::Errno::NOMEM))
+}
+
+fn gone(function: &'static str) -> Error {
+    Error::new(Code::Closed, function, format_args!("the connection is closed"))
+}
+
+/// Sends bytes on a connection of a lane, or queues them.
+pub fn write(slot: &Slot, id: ConnectionId, number: u64, bytes: &[u8]) -> Result<()> {
+    const FUNCTION: &str = "oyez_conn_write";
+    if slot.is_ending() {
+        return Err(gone(FUNCTION));
+    }
+    if let Some(outcome) = here(number, |server, lane| lane.write(server, slot.place(), bytes)) {
+        return outcome;
+    }
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| Error::system(FUNCTION, rustix::io::Errno::NOMEM))?;
+    copy.extend_from_slice(bytes);
+    let server = slot.server().ok_or_else(|| gone(FUNCTION))?;
+    let queued = slot.queue(bytes.len());
+    if queued.saturating_add(bytes.len()) > server.options().max_output {
+        slot.unqueue(bytes.len());
+        return Err(lane::too_much(&server, queued, bytes.len()));
+    }
+    post(slot, number, Command::Write(id, copy), FUNCTION).inspect_err(|_| slot.unqueue(bytes.len()))
+}
+
+/// Ends a connection of a lane.
+pub fn end(slot: &Slot, id: ConnectionId, number: u64, ending: Ending, function: &'static str) -> Result<()> {
+    if slot.begin_to_end() {
+        return Err(gone(function));
+    }
+    if here(number, |_, lane| lane.end(slot.place(), ending)).is_some() {
+        return Ok(());
+    }
+    post(slot, number, Command::End(id, ending), function)
+}
+
+/// Takes a connection away from its lane.
+pub fn detach(slot: &Slot, number: u64) -> Result<()> {
+    const FUNCTION: &str = "oyez_conn_detach";
+    if slot.is_ending() {
+        return Err(gone(FUNCTION));
+    }
+    here(number, |server, lane| lane.detach(server, slot.place())).unwrap_or_else(|| {
+        Err(Error::invalid(FUNCTION, format_args!("only the server's own functions can do that, on their thread")))
+    })
+}
+
+/// Reads nothing for a while, or goes on.
+pub fn pause(slot: &Slot, id: ConnectionId, number: u64, paused: bool, function: &'static str) -> Result<()> {
+    if slot.is_ending() {
+        return Err(gone(function));
+    }
+    match here(number, |_, lane| lane.pause(slot.place(), paused)) {
+        Some(()) => Ok(()),
+        None => post(slot, number, Command::Pause(id, paused), function),
+    }
+}
+
+/// A connection's times have changed.
+pub fn rearm(slot: &Slot, id: ConnectionId, number: u64) -> Result<()> {
+    const FUNCTION: &str = "oyez_conn_set_timeout";
+    if slot.is_ending() {
+        return Err(gone(FUNCTION));
+    }
+    match here(number, |_, lane| lane.rearm(slot.place())) {
+        Some(()) => Ok(()),
+        None => post(slot, number, Command::Rearm(id), FUNCTION),
+    }
+}
+
+impl Server {
+    /// Gives a connection to the lane that has fewest.
+    pub(super) fn give_to_lane(self: &Arc<Self>, connection: Owned) {
+        let least =
+            self.lanes().iter().take(self.workers().lanes()).enumerate().min_by_key(|(_, lane)| lane.inbox.load());
+        let Some((index, lane)) = least else { return connection.end(Ending::Abort) };
+        lane.inbox.count(true);
+        if index == 0 {
+            return lane.open(self, connection);
+        }
+        if let Err(Command::Open(connection)) = lane.inbox.post(Command::Open(connection)) {
+            lane.inbox.count(false);
+            connection.end(Ending::Abort);
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! An event server inside a foreign loop.
+
+use std::sync::{Arc, TryLockError};
+
+use rustix::io::Errno;
+
+use super::super::Server;
+use super::super::server::Phase;
+use super::on_lane;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+
+impl Server {
+    /// Does what there is to do, and waits for it until `limit`. An error where the server has stopped and is drained.
+    pub fn poll(self: &Arc<Self>, limit: Deadline) -> Result<()> {
+        const FUNCTION: &str = "oyez_server_poll";
+        self.check_polled(FUNCTION)?;
+        self.begin_polling(FUNCTION)?;
+        let ended = self.poll_once(FUNCTION, limit)?;
+        if ended { Err(has_stopped(FUNCTION)) } else { Ok(()) }
+    }
+
+    /// Whether a foreign loop may drive the server.
+    pub(in super::super) fn check_polled(&self, function: &'static str) -> Result<()> {
+        if self.events().is_none() {
+            return Err(self.misuse(function, format_args!("it has a handler and a loop of its own")));
+        }
+        match self.life().phase {
+            Phase::New | Phase::Polled => Ok(()),
+            Phase::Running => Err(self.misuse(function, format_args!("it runs already, on threads of its own"))),
+            Phase::Ended => Err(has_stopped(function)),
+        }
+    }
+
+    fn begin_polling(&self, function: &'static str) -> Result<()> {
+        let mut life = self.life();
+        if life.phase == Phase::New {
+            if self.listeners().len() == 0 {
+                return Err(self.misuse(function, format_args!("it listens nowhere: call oyez_server_listen() first")));
+            }
+            life.phase = Phase::Polled;
+        }
+        Ok(())
+    }
+
+    /// One turn; true when the server has stopped and is drained.
+    fn poll_once(self: &Arc<Self>, function: &'static str, limit: Deadline) -> Result<bool> {
+        let mut polling = match self.polling.try_lock() {
+            Ok(polling) => polling,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let error = self.misuse(function, format_args!("it is being polled just now"));
+                return Err(error.with_errno(Errno::BUSY));
+            }
+        };
+        on_lane(self, 0, || {
+            if self.slot().stop().is_none() {
+                let more = self.accept_some();
+                self.watch_listeners();
+                let wait = if more { Deadline::after(std::time::Duration::ZERO) } else { limit };
+                self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
+            }
+            // A function of the program that has closed the server leaves nobody to poll it again.
+            while self.slot().stop().is_some() {
+                let drain = polling.get_or_insert_with(|| self.begin_drain());
+                let closed = self.slot().is_closed_by_handler();
+                if self.drain_some(drain, if closed { Deadline::NEVER } else { limit }) {
+                    self.set_phase(Phase::Ended);
+                    if closed {
+                        self.slot().release();
+                    }
+                    return Ok(true);
+                }
+                if !closed {
+                    break;
+                }
+            }
+            self.set_timer();
+            Ok(false)
+        })
+    }
+
+    /// Polls until the server has stopped and is drained; false where the time is over before.
+    pub(in super::super) fn poll_to_the_end(self: &Arc<Self>, limit: Deadline) -> Result<bool> {
+        while !self.poll_once("oyez_server_wait", limit)? {
+            if limit.is_over() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+fn has_stopped(function: &'static str) -> Error {
+    Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped"))
+}

@@ -1,0 +1,119 @@
+//! The threads of an event server's other lanes.
+
+use std::mem::MaybeUninit;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::epoll::{self, Event};
+use rustix::io::Errno;
+
+use super::super::token::Token;
+use super::super::{Level, Server};
+use super::{Lane, Place, on_lane};
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
+use crate::sys::signal::Signals;
+use crate::sys::thread::{self, Main, Thread};
+
+/// How many events one turn takes.
+pub const AT_ONCE: usize = 256;
+
+/// The threads.
+#[derive(Default)]
+pub struct Workers {
+    threads: Mutex<Vec<Thread>>,
+    /// The lane of the thread that comes to life next.
+    next: AtomicUsize,
+    /// Whether they run.
+    started: AtomicBool,
+}
+
+impl Workers {
+    /// How many lanes are served; one alone in a server that a foreign loop drives.
+    pub fn lanes(&self) -> usize {
+        if self.started.load(Ordering::Acquire) { usize::MAX } else { 1 }
+    }
+}
+
+impl std::fmt::Debug for Workers {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Workers")
+    }
+}
+
+impl Server {
+    /// Starts a thread for each lane but the first.
+    pub(in super::super) fn start_workers(self: &Arc<Self>) -> Result<()> {
+        let workers = self.workers();
+        for _ in self.lanes().iter().skip(1) {
+            let started = thread::spawn::<Worker>(self, Signals::asynchronous());
+            match started {
+                Ok(thread) => workers.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread),
+                Err(errno) => {
+                    self.end_workers();
+                    return Err(crate::diagnose::for_tasks(Error::system("pthread_create", errno)));
+                }
+            }
+        }
+        workers.started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Lets the threads end, and waits for that. Their lanes are empty, or soon will be.
+    pub(in super::super) fn end_workers(&self) {
+        let workers = self.workers();
+        self.lanes().iter().for_each(|lane| lane.inbox.close());
+        let threads = std::mem::take(&mut *workers.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        threads.into_iter().for_each(Thread::join);
+        workers.next.store(0, Ordering::Relaxed);
+    }
+
+    /// Has every lane look.
+    pub(in super::super) fn wake_lanes(&self) {
+        self.lanes().iter().for_each(|lane| lane.inbox.wake());
+    }
+}
+
+/// A thread of a lane.
+struct Worker;
+
+impl Main for Worker {
+    type Shared = Server;
+
+    fn main(server: Arc<Server>) {
+        let index = server.workers().next.fetch_add(1, Ordering::Relaxed) + 1;
+        let Some(lane) = server.lanes().get(index) else { return };
+        on_lane(&server, index, || {
+            if let Err(errno) = lane.run(&server) {
+                let error = Error::system("epoll_wait", errno);
+                server.report(Level::Error, c"server_failed", format_args!("{error}"));
+                server.fail(error);
+            }
+        });
+    }
+}
+
+impl Lane {
+    fn run(&self, server: &Arc<Server>) -> std::result::Result<(), Errno> {
+        let mut events = [MaybeUninit::<Event>::uninit(); AT_ONCE];
+        while !(self.inbox.is_closing() && self.is_empty()) {
+            let stop = server.slot().stop().unwrap_or(Deadline::NEVER);
+            // A stop whose time is over has been looked after, unless something came in since.
+            let stop = if stop.is_over() && self.is_empty() { Deadline::NEVER } else { stop };
+            let deadline = self.next_look().earlier(stop);
+            let happened = match epoll::wait(self.epoll(server), &mut events, deadline.timespec().as_ref()) {
+                Ok((happened, _)) => happened,
+                Err(Errno::INTR) => &mut [],
+                Err(errno) => return Err(errno),
+            };
+            self.begin_turn();
+            for event in happened.iter() {
+                if let Token::Connection { index, turn } = Token::of(event.data) {
+                    self.on_event(server, Place { index, turn }, event.flags);
+                }
+            }
+            self.finish_turn(server);
+        }
+        Ok(())
+    }
+}

@@ -10,7 +10,7 @@ use super::server::{find as find_server, oyez_server};
 use super::{guard, null};
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::serve::{Events, Server};
+use crate::serve::{ConnectionId, Events, OnClose, OnConnection, OnData, Server};
 
 /// The functions of an event server. Start from OYEZ_EVENTS_INIT and set those that are wanted.
 ///
@@ -96,7 +96,7 @@ pub unsafe extern "C" fn oyez_server_new_events(
 fn c_events(events: &oyez_events, user: *mut c_void) -> Events {
     let on_connection = |function: Option<unsafe extern "C-unwind" fn(oyez_conn, *mut c_void)>| {
         let user = Shared(user);
-        function.map(|function| -> Box<dyn Fn(crate::serve::ConnectionId) + Send + Sync> {
+        function.map(|function| -> OnConnection {
             Box::new(move |connection| {
                 let user = &user;
                 // SAFETY: the program vouches for its function and pointer for as long as the server lives.
@@ -108,15 +108,15 @@ fn c_events(events: &oyez_events, user: *mut c_void) -> Events {
     Events {
         on_open: on_connection(events.on_open),
         on_drain: on_connection(events.on_drain),
-        on_data: events.on_data.map(|function| -> Box<dyn Fn(_, &[u8]) -> usize + Send + Sync> {
-            Box::new(move |connection: crate::serve::ConnectionId, bytes: &[u8]| {
+        on_data: events.on_data.map(|function| -> OnData {
+            Box::new(move |connection: ConnectionId, bytes: &[u8]| {
                 let user = &data_user;
                 // SAFETY: as above; the bytes outlive the call.
                 unsafe { function(connection.number(), bytes.as_ptr(), bytes.len(), user.0) }
             })
         }),
-        on_close: events.on_close.map(|function| -> Box<dyn Fn(_, Option<&Error>) + Send + Sync> {
-            Box::new(move |connection: crate::serve::ConnectionId, why: Option<&Error>| {
+        on_close: events.on_close.map(|function| -> OnClose {
+            Box::new(move |connection: ConnectionId, why: Option<&Error>| {
                 let user = &close_user;
                 let mut record = oyez_error::NONE;
                 if let Some(why) = why {

@@ -26,7 +26,7 @@ mod transfer;
 
 pub use connection::Connection;
 pub use counters::Snapshot;
-pub use events::Events;
+pub use events::{Events, OnClose, OnConnection, OnData};
 pub use log::{Level, Log};
 pub use options::{Model, Options};
 pub use registry::ServerId;

@@ -160,7 +160,7 @@ impl Lane {
         inner.arm(place);
         drop(inner);
         if let Some(on_open) = server.events().and_then(|events| events.on_open.as_ref()) {
-            self.call(server, place, |id| on_open(id));
+            self.call(server, place, on_open);
         }
     }
 
@@ -313,7 +313,7 @@ impl Lane {
             return;
         }
         if let Some(on_drain) = server.events().and_then(|events| events.on_drain.as_ref()) {
-            self.call(server, place, |id| on_drain(id));
+            self.call(server, place, on_drain);
         }
         self.inner().end_if_sent(place);
     }

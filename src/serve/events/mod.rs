@@ -24,9 +24,12 @@ use super::{ConnectionId, Server};
 use crate::error::{Code, Error, Result};
 use inbox::Command;
 
-type OnConnection = Box<dyn Fn(ConnectionId) + Send + Sync>;
-type OnData = Box<dyn Fn(ConnectionId, &[u8]) -> usize + Send + Sync>;
-type OnClose = Box<dyn Fn(ConnectionId, Option<&Error>) + Send + Sync>;
+/// A function for a connection.
+pub type OnConnection = Box<dyn Fn(ConnectionId) + Send + Sync>;
+/// A function for input; it tells how much it consumed.
+pub type OnData = Box<dyn Fn(ConnectionId, &[u8]) -> usize + Send + Sync>;
+/// A function for the end of a connection, and its reason.
+pub type OnClose = Box<dyn Fn(ConnectionId, Option<&Error>) + Send + Sync>;
 
 /// The functions of the program. All those of one connection are called on one thread, in order.
 #[derive(Default)]

@@ -1,10 +1,13 @@
 /* Servers for tests: see serving.h. */
 #define _GNU_SOURCE
 #include "serving.h"
+#include "clients.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -67,6 +70,102 @@ void serve_hello_behind_gate(oyez_conn connection, void *user)
 {
     gate_pass(user);
     serve_hello(connection, NULL);
+}
+
+/* Event servers. */
+
+served serve_events_polled(const oyez_events *events, void *user, const oyez_server_options *options)
+{
+    served server;
+    server.id = (oyez_server)CHECK_WORKS(oyez_server_new_events(events, user, options));
+    server.listener = (int)CHECK_WORKS(oyez_server_listen(server.id, "127.0.0.1:0", NULL));
+    server.port = oyez_local_port(server.listener);
+    return server;
+}
+
+served serve_events(int over, const oyez_events *events, void *user, const oyez_server_options *options)
+{
+    static int count;
+    char address[60] = "127.0.0.1:0";
+    served server;
+    if (over == OVER_UNIX)
+        snprintf(address, sizeof address, "unix:@oyez-events-%d-%d", (int)getpid(), count++);
+    server.id = (oyez_server)CHECK_WORKS(oyez_server_new_events(events, user, options));
+    server.listener = (int)CHECK_WORKS(oyez_server_listen(server.id, address, NULL));
+    server.port = over == OVER_UNIX ? 0 : oyez_local_port(server.listener);
+    CHECK_WORKS(oyez_server_start(server.id));
+    return server;
+}
+
+int serve_client(served server)
+{
+    char address[128];
+    if (server.port != 0)
+        return client_connect(server.port);
+    CHECK_WORKS(oyez_local_address(server.listener, address, sizeof address));
+    return client_connect_unix(address + strlen("unix:"));
+}
+
+oyez_server_options serve_workers(int workers)
+{
+    oyez_server_options options = OYEZ_SERVER_OPTIONS_INIT;
+    options.workers = workers;
+    return options;
+}
+
+size_t serve_echo_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user)
+{
+    (void)user;
+    CHECK_EQ_INT(CHECK_WORKS(oyez_conn_write(connection, bytes, size)), size);
+    return size;
+}
+
+size_t serve_drop_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user)
+{
+    (void)connection;
+    (void)bytes;
+    (void)user;
+    return size;
+}
+
+void seen_open(oyez_conn connection, void *user)
+{
+    seen *all = user;
+    __atomic_store_n(&all->last, connection, __ATOMIC_SEQ_CST);
+    __atomic_add_fetch(&all->opened, 1, __ATOMIC_SEQ_CST);
+}
+
+size_t seen_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user)
+{
+    (void)connection;
+    (void)bytes;
+    __atomic_add_fetch(&((seen *)user)->bytes, size, __ATOMIC_SEQ_CST);
+    return size;
+}
+
+void seen_drain(oyez_conn connection, void *user)
+{
+    (void)connection;
+    __atomic_add_fetch(&((seen *)user)->drained, 1, __ATOMIC_SEQ_CST);
+}
+
+void seen_close(oyez_conn connection, const oyez_error *why, void *user)
+{
+    seen *all = user;
+    (void)connection;
+    all->code = oyez_error_code(why);
+    all->number = oyez_error_errno(why);
+    __atomic_add_fetch(&all->closed, 1, __ATOMIC_SEQ_CST);
+}
+
+oyez_events seen_events(void)
+{
+    oyez_events events = OYEZ_EVENTS_INIT;
+    events.on_open = seen_open;
+    events.on_data = seen_data;
+    events.on_drain = seen_drain;
+    events.on_close = seen_close;
+    return events;
 }
 
 gate gate_make(void)

@@ -26,6 +26,43 @@ void serve_echo(oyez_conn connection, void *user);
 /* Says "hello\n". */
 void serve_hello(oyez_conn connection, void *user);
 
+/* Event servers. */
+
+enum { OVER_TCP, OVER_UNIX };
+
+/* An event server that runs on threads of its own; user and options may be NULL. */
+served serve_events(int over, const oyez_events *events, void *user, const oyez_server_options *options);
+/* The same, not started: for oyez_server_poll(). */
+served serve_events_polled(const oyez_events *events, void *user, const oyez_server_options *options);
+/* A connected client of it. */
+int serve_client(served server);
+/* Options with so many threads. */
+oyez_server_options serve_workers(int workers);
+/* on_data: sends back what comes. */
+size_t serve_echo_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user);
+/* on_data: takes all and does nothing. */
+size_t serve_drop_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user);
+
+/* What an event server's functions have seen: the user of those below. Read it with SEEN. */
+typedef struct seen {
+    int opened;
+    int closed;
+    int drained;
+    size_t bytes;
+    oyez_conn last; /* the last that was opened */
+    int code;       /* of the last on_close, and its errno */
+    int number;
+} seen;
+
+#define SEEN(field) __atomic_load_n(&(field), __ATOMIC_SEQ_CST)
+
+void seen_open(oyez_conn connection, void *user);
+size_t seen_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user); /* takes all */
+void seen_drain(oyez_conn connection, void *user);
+void seen_close(oyez_conn connection, const oyez_error *why, void *user);
+/* All four. */
+oyez_events seen_events(void);
+
 /* A gate that handlers wait at: it works across threads and processes, by a pipe. */
 typedef struct gate {
     int in[2];  /* a byte for each handler that has arrived */

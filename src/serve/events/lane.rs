@@ -14,7 +14,7 @@ use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::super::connection::{Ending, Owned, in_lane};
+use super::super::connection::{Ending, Guest, Owned, in_lane};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server};
 use super::conn::{Conn, Place, State, Table, Why};
@@ -34,6 +34,26 @@ const READS: usize = 4;
 const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// What reading from a connection takes.
+struct Reading {
+    guest: Guest,
+    socket: BorrowedFd<'static>,
+    /// The lane's buffer.
+    buffer: Vec<u8>,
+    /// Nothing is left from before: the program gets the input as it is in the buffer.
+    is_first: bool,
+}
+
+/// What follows when something was read.
+enum Next {
+    /// There is nothing more for now.
+    Wait,
+    /// There may be more.
+    Read,
+    /// The program gets it together with what it has left before.
+    Deliver,
+}
 
 /// An event loop.
 #[derive(Debug)]
@@ -172,8 +192,17 @@ impl Lane {
     /// Runs a function of the program for a connection. `None` where that panicked, or the connection is gone.
     fn call<T>(&self, server: &Server, place: Place, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
         let guest = self.inner().table.get(place)?.owned.guest();
-        let outcome = catch_unwind(AssertUnwindSafe(|| guest.call(function)));
-        match outcome {
+        self.call_guest(server, place, guest, function)
+    }
+
+    fn call_guest<T>(
+        &self,
+        server: &Server,
+        place: Place,
+        guest: Guest,
+        function: impl FnOnce(ConnectionId) -> T,
+    ) -> Option<T> {
+        match catch_unwind(AssertUnwindSafe(|| guest.call(function))) {
             Ok(value) => Some(value),
             Err(payload) => {
                 std::mem::forget(payload);
@@ -192,94 +221,62 @@ impl Lane {
         let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         conn.hung_up |= flags.intersects(gone);
         conn.readable |= flags.intersects(EventFlags::IN | gone);
-        let flush = flags.contains(EventFlags::OUT) && !conn.output.is_empty();
         conn.writable |= flags.contains(EventFlags::OUT);
-        drop(inner);
-        if flush {
+        if conn.writable && !conn.output.is_empty() {
+            drop(inner);
             self.flush(server, place);
+            return self.read(server, place);
         }
-        self.read(server, place);
-        self.inner().close_if_stopping(place);
+        let reading = inner.begin_read(place);
+        drop(inner);
+        self.go_on_reading(server, place, reading);
     }
 
     /// Reads what there is, as far as one turn goes.
     fn read(&self, server: &Arc<Server>, place: Place) {
+        let reading = self.inner().begin_read(place);
+        self.go_on_reading(server, place, reading);
+    }
+
+    fn go_on_reading(&self, server: &Arc<Server>, place: Place, reading: Option<Reading>) {
+        let mut reading = reading;
         for _ in 0..READS {
+            let Some(mut now) = reading else { break };
+            let received = rustix::net::recv(now.socket, &mut now.buffer[..], RecvFlags::DONTWAIT);
+            let received = received.map(|(_, length)| length);
+            let consumed = match received {
+                Ok(length @ 1..) if now.is_first => self.deliver(server, place, &now, length),
+                _ => 0,
+            };
             let mut inner = self.inner();
-            let Some(conn) = inner.table.get(place).filter(|conn| conn.may_read()) else { return };
-            let Some(socket) = conn.socket() else { return };
-            let mut buffer = std::mem::take(&mut inner.buffer);
-            if buffer.is_empty() {
-                // A function of the program, in the middle of its own input, has run the server's loop: refused before.
-                return;
-            }
-            drop(inner);
-            let received = rustix::net::recv(socket, &mut buffer[..], RecvFlags::DONTWAIT).map(|(_, length)| length);
-            let go_on = self.take_input(server, place, &buffer, received);
-            self.inner().buffer = buffer;
-            if !go_on {
-                return;
-            }
-        }
-        self.inner().go_on_later(place);
-    }
-
-    /// What recv(2) said. True where there may be more.
-    fn take_input(
-        &self,
-        server: &Arc<Server>,
-        place: Place,
-        buffer: &[u8],
-        received: std::result::Result<usize, Errno>,
-    ) -> bool {
-        match received {
-            Ok(0) => {
-                self.inner().end_of_stream(place);
-                false
-            }
-            Ok(length) => {
-                let mut inner = self.inner();
-                let now = inner.now;
-                let Some(conn) = inner.table.get(place) else { return false };
-                conn.active = now;
-                conn.owned.slot().count_in(length);
-                // A buffer that was not filled has taken all there was, and the next event tells of more; unless the
-                // end is behind it, of which the kernel has told already.
-                conn.readable = length == buffer.len() || conn.hung_up;
-                drop(inner);
-                self.deliver(server, place, buffer.get(..length).unwrap_or_default());
-                true
-            }
-            Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => {
-                if let Some(conn) = self.inner().table.get(place) {
-                    conn.readable = false;
+            let next = inner.end_read(server, place, &now, received, consumed);
+            inner.buffer = now.buffer;
+            reading = match next {
+                Next::Wait => None,
+                Next::Read => inner.begin_read(place),
+                Next::Deliver => {
+                    drop(inner);
+                    self.deliver_kept(server, place);
+                    self.inner().begin_read(place)
                 }
-                false
-            }
-            Err(errno) => {
-                self.inner().finish(place, Some(Error::system("read", errno).with_code(Code::Closed)), Ending::Abort);
-                false
-            }
+            };
+        }
+        if let Some(now) = reading {
+            let mut inner = self.inner();
+            inner.buffer = now.buffer;
+            inner.go_on_later(place);
+        }
+        if server.slot().stop().is_some() {
+            self.inner().close_if_stopping(place);
         }
     }
 
-    /// Gives input to the program, behind what it has left before.
-    fn deliver(&self, server: &Arc<Server>, place: Place, bytes: &[u8]) {
-        let Some(on_data) = server.events().and_then(|events| events.on_data.as_ref()) else { return };
-        let mut inner = self.inner();
-        let Some(conn) = inner.table.get(place) else { return };
-        conn.served = true;
-        if conn.input.is_empty() {
-            drop(inner);
-            let consumed = self.call(server, place, |id| on_data(id, bytes));
-            let rest = bytes.get(consumed.unwrap_or(bytes.len()).min(bytes.len())..).unwrap_or_default();
-            return self.inner().keep(server, place, Vec::new(), rest);
-        }
-        let kept = std::mem::take(&mut conn.input);
-        inner.keep(server, place, kept, bytes);
-        drop(inner);
-        self.deliver_kept(server, place);
+    /// Gives fresh input to the program; how much of it was consumed.
+    fn deliver(&self, server: &Arc<Server>, place: Place, reading: &Reading, length: usize) -> usize {
+        let Some(on_data) = server.events().and_then(|events| events.on_data.as_ref()) else { return length };
+        let bytes = reading.buffer.get(..length).unwrap_or_default();
+        let consumed = self.call_guest(server, place, reading.guest, |id| on_data(id, bytes));
+        consumed.unwrap_or(length).min(length)
     }
 
     /// Gives the program what it has left before.
@@ -400,7 +397,6 @@ impl Lane {
                     self.deliver_kept(server, place);
                 }
                 self.read(server, place);
-                self.inner().close_if_stopping(place);
             }
         }
         if server.slot().stop().is_some() {
@@ -452,7 +448,6 @@ impl Lane {
                 conn.readable = true;
             }
             self.read(server, place);
-            self.inner().close_if_stopping(place);
         }
         if over {
             self.inner().cut(server);
@@ -594,21 +589,70 @@ impl Inner {
         }
     }
 
-    /// Keeps what the program has not consumed.
-    fn keep(&mut self, server: &Server, place: Place, mut kept: Vec<u8>, rest: &[u8]) {
+    /// What is needed to read from a connection; `None` where nothing is to be read.
+    fn begin_read(&mut self, place: Place) -> Option<Reading> {
+        // Without its buffer it is in the middle of another read, below on this stack.
+        let conn = self.table.get(place).filter(|conn| conn.may_read() && !self.buffer.is_empty())?;
+        let (guest, socket, is_first) = (conn.owned.guest(), conn.socket()?, conn.input.is_empty());
+        Some(Reading { guest, socket, is_first, buffer: std::mem::take(&mut self.buffer) })
+    }
+
+    /// Notes what recv(2) said, and keeps what the program has not consumed.
+    fn end_read(
+        &mut self,
+        server: &Server,
+        place: Place,
+        reading: &Reading,
+        received: std::result::Result<usize, Errno>,
+        consumed: usize,
+    ) -> Next {
+        let now = self.now;
+        let Some(conn) = self.table.get(place) else { return Next::Wait };
+        let length = match received {
+            Ok(0) => {
+                self.end_of_stream(place);
+                return Next::Wait;
+            }
+            Ok(length) => length,
+            Err(Errno::INTR) => return Next::Read,
+            Err(Errno::AGAIN) => {
+                conn.readable = false;
+                return Next::Wait;
+            }
+            Err(errno) => {
+                self.finish(place, Some(Error::system("read", errno).with_code(Code::Closed)), Ending::Abort);
+                return Next::Wait;
+            }
+        };
+        conn.active = now;
+        conn.served = true;
+        conn.owned.slot().count_in(length);
+        // A buffer that was not filled has taken all there was, and the next event tells of more; unless the end is
+        // behind it, of which the kernel has told already.
+        conn.readable = length == reading.buffer.len() || conn.hung_up;
+        let next = if conn.readable { Next::Read } else { Next::Wait };
+        if consumed == length {
+            return next;
+        }
+        self.keep(place, reading.buffer.get(consumed..length).unwrap_or_default());
+        if !reading.is_first {
+            return Next::Deliver;
+        }
+        self.limit_input(server, place);
+        next
+    }
+
+    /// Keeps what the program has not consumed, behind what it has left before.
+    fn keep(&mut self, place: Place, rest: &[u8]) {
         let now = self.now;
         let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return };
-        if kept.is_empty() {
+        if conn.input.is_empty() {
             conn.incomplete = now;
         }
-        if !rest.is_empty() {
-            if kept.try_reserve(rest.len()).is_err() {
-                return self.finish(place, Some(Error::system("read", Errno::NOMEM)), Ending::Abort);
-            }
-            kept.extend_from_slice(rest);
+        if conn.input.try_reserve(rest.len()).is_err() {
+            return self.finish(place, Some(Error::system("read", Errno::NOMEM)), Ending::Abort);
         }
-        conn.input = kept;
-        self.limit_input(server, place);
+        conn.input.extend_from_slice(rest);
     }
 
     fn limit_input(&mut self, server: &Server, place: Place) {

@@ -36,6 +36,6 @@ count() {
 
 echo '| example | plain sockets | oyez |'
 echo '| --- | ---: | ---: |'
-for example in banner echo accept_loop sequential unix_socket errors; do
+for example in banner echo accept_loop sequential unix_socket errors events; do
     echo "| \`$example.c\` | $(count "plain/$example.c") | $(count "$example.c") |"
 done

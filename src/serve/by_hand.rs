@@ -87,7 +87,9 @@ impl Server {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         // A time of zero would switch the timer off.
         let shortest = Timespec { tv_sec: 0, tv_nsec: 1 };
-        let next_look = self.next_look();
+        // The end of the drain time, too, has to be looked after where a foreign loop drives an event server.
+        let stop = self.slot().stop().filter(|_| !self.is_by_hand()).unwrap_or(Deadline::NEVER);
+        let next_look = self.next_look().earlier(stop);
         if next_look.is_never() && !self.timer_is_set(false) {
             return;
         }
@@ -175,7 +177,7 @@ impl Server {
             }
             Phase::New => {}
             Phase::Polled => {
-                // An error here is that of epoll_wait(2), or another thread's poll, which sees the stop.
+                // An error here is that of epoll_wait(2).
                 let _ = self.poll_to_the_end(Deadline::NEVER);
             }
             Phase::Running | Phase::Ended => {

@@ -276,9 +276,15 @@ impl Slot {
         self.queued.load(Ordering::Acquire)
     }
 
-    /// More bytes wait; returns how many did before.
-    pub fn queue(&self, more: usize) -> usize {
-        self.queued.fetch_add(more, Ordering::AcqRel)
+    /// More bytes wait.
+    pub fn queue(&self, more: usize) {
+        self.queued.fetch_add(more, Ordering::AcqRel);
+    }
+
+    /// More bytes wait, unless that would be more than `most`: then the error is how many do.
+    pub fn queue_within(&self, more: usize, most: usize) -> std::result::Result<(), usize> {
+        let add = |queued: usize| queued.checked_add(more).filter(|&all| all <= most);
+        self.queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).map(drop)
     }
 
     /// Fewer bytes wait.

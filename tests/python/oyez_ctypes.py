@@ -73,6 +73,10 @@ THREADS, SEQUENTIAL, PROCESSES = 0, 1, 2
 Handler = CFUNCTYPE(None, c_uint64, c_void_p)
 BeforeBind = CFUNCTYPE(c_int32, c_int32, c_void_p)
 Log = CFUNCTYPE(None, c_int32, c_char_p, c_char_p, c_void_p)
+# The bytes are an address for ctypes.string_at(), the reason is one for oyez_error_code() and its like.
+OnConnection = CFUNCTYPE(None, c_uint64, c_void_p)
+OnData = CFUNCTYPE(c_size_t, c_uint64, c_void_p, c_size_t, c_void_p)
+OnClose = CFUNCTYPE(None, c_uint64, c_void_p, c_void_p)
 
 
 class ListenOptions(Structure):
@@ -127,10 +131,25 @@ class ServerOptions(Structure):
             "stop_on_signals",
         )
     ]
-    _fields_ += [("log", Log), ("log_user", c_void_p)]
+    _fields_ += [("log", Log), ("log_user", c_void_p), ("max_input", c_size_t), ("max_output", c_size_t)]
 
     def __init__(self, **values):
         super().__init__(size=ctypes.sizeof(ServerOptions), **values)
+
+
+class Events(Structure):
+    """oyez_events; made with its size set, like the INIT macro does. What is not given is NULL."""
+
+    _fields_ = [
+        ("size", c_size_t),
+        ("on_open", OnConnection),
+        ("on_data", OnData),
+        ("on_drain", OnConnection),
+        ("on_close", OnClose),
+    ]
+
+    def __init__(self, **values):
+        super().__init__(size=ctypes.sizeof(Events), **values)
 
 
 class Stats(Structure):
@@ -185,6 +204,7 @@ SIGNATURES = {
     "oyez_local_address": (c_int32, [c_int32, c_void_p, c_size_t]),
     "oyez_peer_address": (c_int32, [c_int32, c_void_p, c_size_t]),
     "oyez_unlisten": (c_int32, [c_int32]),
+    "oyez_check": (c_int32, [c_char_p, c_void_p, c_size_t]),
     "oyez_accept": (c_int32, [c_int32, c_void_p, c_size_t, c_int32]),
     "oyez_read": (c_ssize_t, [c_int32, c_void_p, c_size_t, c_int32]),
     "oyez_write": (c_ssize_t, [c_int32, c_void_p, c_size_t, c_int32]),
@@ -200,8 +220,11 @@ SIGNATURES = {
     "oyez_conn_set_user": (c_int32, [c_uint64, c_void_p]),
     "oyez_conn_user": (c_void_p, [c_uint64]),
     "oyez_conn_set_timeout": (c_int32, [c_uint64, c_int32]),
+    "oyez_conn_pause": (c_int32, [c_uint64]),
+    "oyez_conn_resume": (c_int32, [c_uint64]),
     "oyez_serve": (c_int32, [c_char_p, Handler, c_void_p, POINTER(ServerOptions)]),
     "oyez_server_new": (c_int32, [Handler, c_void_p, POINTER(ServerOptions)]),
+    "oyez_server_new_events": (c_int32, [POINTER(Events), c_void_p, POINTER(ServerOptions)]),
     "oyez_server_listen": (c_int32, [c_int32, c_char_p, POINTER(ListenOptions)]),
     "oyez_server_adopt": (c_int32, [c_int32, c_int32]),
     "oyez_server_run": (c_int32, [c_int32]),
@@ -213,6 +236,7 @@ SIGNATURES = {
     "oyez_server_close": (c_int32, [c_int32]),
     "oyez_server_stats": (c_int32, [c_int32, POINTER(Stats)]),
     "oyez_server_accept": (c_int32, [c_int32, POINTER(c_uint64), c_int32]),
+    "oyez_server_poll": (c_int32, [c_int32, c_int32]),
     "oyez_server_poll_fd": (c_int32, [c_int32]),
 }
 

@@ -3,6 +3,7 @@
 The executables are those in OYEZ_EXAMPLES, by default build/examples of this tree; one that is missing is skipped.
 """
 
+import contextlib
 import os
 import pathlib
 import random
@@ -16,6 +17,7 @@ import unittest
 
 import oyez_ctypes as oyez
 from support import (
+    PATIENCE,
     ROOT,
     Program,
     TestCase,
@@ -27,6 +29,7 @@ from support import (
     listening,
     payload,
     receive_all,
+    receive_exactly,
 )
 
 EXAMPLES = pathlib.Path(os.environ.get("OYEZ_EXAMPLES") or ROOT / "build/examples").resolve()
@@ -224,6 +227,151 @@ class Errors(Example):
         self.assertNotIn("listens\n", text.partition("\n")[2])
         self.assertTrue(program.errors().startswith("errors: "), program.errors())
         self.assertTrue(os.path.isfile("/etc/passwd"))
+
+
+class Events(Example):
+    name = "events"
+
+    def test_whole_lines_only(self):
+        program = self.start()
+        client = self.client(program.address)
+        for piece, answer in ((b"fir", b""), (b"st\nsec", b"first\n"), (b"ond\n\nthird\nre", b"second\n\nthird\n")):
+            client.sendall(piece)
+            self.assertEqual(receive_exactly(client, len(answer)), answer)
+        host, port = client.getsockname()
+        client.shutdown(socket.SHUT_WR)
+        self.assertEqual(receive_all(client), b"")
+        program.wait_for(f"^{re.escape(f'{host}:{port}')}: 4 lines; .*ended")
+        self.start_in_use(program.address)
+        self.ends(program, signal.SIGINT)
+        self.assertEqual(program.lines[-1], "stopped")
+
+    def test_many_clients(self):
+        program = self.start()
+        generator = random.Random(9)
+        lines = [
+            b"\n".join((b"", b"short", generator.randbytes(generator.randint(0, 5000)).replace(b"\n", b""), b""))
+            for _ in range(100)
+        ]
+        exchange_all(program.address, lines)
+        for _ in lines:
+            program.wait_for(": 3 lines; ")
+        self.ends(program, signal.SIGTERM)
+
+    def test_a_client_that_does_not_read(self):
+        program = self.start()
+        client = self.client(program.address, timeout=0.3)
+        lines = (b"x" * 999 + b"\n") * 64
+        sent = 0
+        # Once what is queued for it is as much as may be, nothing more is read from it.
+        with self.assertRaises(socket.timeout):
+            while sent < 1 << 27:
+                sent += client.send(lines[sent % 1000 :])
+        # It costs nobody else anything.
+        with connect(program.address) as other:
+            ask(other, b"served\n")
+        client.settimeout(PATIENCE)
+
+        def rest():
+            client.sendall(lines[sent % 1000 : 1000])
+            client.shutdown(socket.SHUT_WR)
+
+        sending = self.thread(rest)
+        received = receive_all(client)
+        sending.result()
+        self.assertEqual(len(received), sent - sent % 1000 + 1000)
+        self.assertEqual(received.count(lines[:1000]), len(received) // 1000)
+        self.ends(program, signal.SIGTERM)
+
+    def test_a_line_that_is_too_long(self):
+        program = self.start()
+        with connect(program.address) as client, contextlib.suppress(ConnectionError):
+            client.sendall(b"y" * 3000000)
+            receive_all(client)
+        program.wait_for("0 lines; .*max_input")
+        self.ends(program, signal.SIGTERM)
+
+    def test_sigterm_drains(self):
+        program = self.start()
+        idle, busy = self.client(program.address), self.client(program.address)
+        ask(idle, b"served\n")
+        ask(busy, b"served\n")
+        busy.sendall(b"served\nhalf of ")
+        receive_exactly(busy, 7)
+        program.signal(signal.SIGTERM)
+        self.assertEqual(receive_all(idle), b"")
+        self.assertTrue(program.running())
+        busy.sendall(b"a line\n")
+        self.assertEqual(receive_all(busy), b"half of a line\n")
+        self.assertEqual(program.wait(), 0, program.said())
+        self.assertEqual(program.rest()[-1], "stopped")
+
+    def test_a_second_signal_resets(self):
+        program = self.start()
+        client = self.client(program.address)
+        client.sendall(b"a line\nand half")
+        receive_exactly(client, 7)
+        program.signal(signal.SIGINT)
+        eventually(lambda: not listening(program.address), "the listener is closed")
+        self.ends(program, signal.SIGINT)
+        with self.assertRaises(ConnectionResetError):
+            client.recv(1)
+
+
+class Chat(Example):
+    name = "chat"
+
+    def join(self, program, name):
+        client = self.client(program.address)
+        self.assertEqual(receive_exactly(client, 11), b"your name? ")
+        client.sendall(name + b"\n")
+        return client
+
+    def test_all_others_are_told(self):
+        program = self.start()
+        clients = []
+        for number in range(30):
+            name = b"guest %d" % number
+            new = self.join(program, name)
+            for client in clients:
+                self.assertEqual(receive_exactly(client, len(name) + 10), name + b" has come\n")
+            clients.append(new)
+        clients[0].sendall(b"hel")
+        clients[0].sendall(b"lo\nall\n")
+        said = b"guest 0: hello\nguest 0: all\n"
+        for client in clients[1:]:
+            self.assertEqual(receive_exactly(client, len(said)), said)
+        clients.pop(0).close()
+        for client in clients:
+            self.assertEqual(receive_exactly(client, 17), b"guest 0 has left\n")
+        self.start_in_use(program.address)
+        self.ends(program, signal.SIGTERM)
+        for client in clients:
+            receive_all(client)
+            client.close()
+
+    def test_who_does_not_read_is_thrown_out(self):
+        program = self.start()
+        deaf = self.join(program, b"deaf")
+        speaker = self.join(program, b"speaker")
+        lines = (b"x" * 999 + b"\n") * 50
+        speaker.settimeout(0.01)
+        told = b""
+
+        def is_told():
+            nonlocal told
+            speaker.sendall(lines)
+            with contextlib.suppress(socket.timeout):
+                told += speaker.recv(100)
+            return told
+
+        eventually(is_told, "the one that does not read is thrown out")
+        self.assertEqual(told, b"deaf has left\n")
+        with self.assertRaises(ConnectionResetError):
+            receive_all(deaf)
+        deaf.close()
+        speaker.close()
+        self.ends(program, signal.SIGTERM)
 
 
 class PythonExample(TestCase):

@@ -32,12 +32,14 @@ pub struct Conn {
     pub readable: bool,
     /// The kernel takes output.
     pub writable: bool,
-    /// The peer has ended its side, or is gone.
+    /// The peer has ended its side, is gone, or uses urgent data: a short read is not the last one.
     pub hung_up: bool,
     /// The peer has ended the stream: what is queued is sent, and what on_drain adds, and that is all.
     pub ended: bool,
     /// The program reads nothing for a while.
     pub paused: bool,
+    /// It goes on: what was left is given again, once.
+    pub resumed: bool,
     /// It is on the list of those that go on in the next turn.
     pub goes_on: bool,
     /// on_data has seen something of it.
@@ -74,6 +76,7 @@ impl Conn {
             hung_up: false,
             ended: false,
             paused: false,
+            resumed: false,
             goes_on: false,
             served: false,
         }
@@ -86,7 +89,7 @@ impl Conn {
 
     /// Whether a stop may close it at once: it has been served, and nothing is under way.
     pub fn is_idle(&self) -> bool {
-        let quiet = self.input.is_empty() && self.output.is_empty() && !self.readable;
+        let quiet = self.input.is_empty() && self.owned.slot().queued() == 0 && !self.readable;
         self.state == State::Open && self.served && quiet && !self.paused
     }
 }

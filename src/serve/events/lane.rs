@@ -14,7 +14,7 @@ use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
-use super::super::connection::{Ending, Guest, Owned, in_lane};
+use super::super::connection::{Ending, Guest, Owned, Slot, in_lane};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server};
 use super::conn::{Conn, Place, State, Table, Why};
@@ -31,7 +31,8 @@ const BUFFER: usize = 64 * 1024;
 const READS: usize = 4;
 
 /// What the kernel is asked to tell: each change once.
-const EVENTS: EventFlags = EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const EVENTS: EventFlags =
+    EventFlags::IN.union(EventFlags::PRI).union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -157,7 +158,9 @@ impl Lane {
     /// Takes a connection in, on the lane's thread.
     pub fn open(&self, server: &Arc<Server>, owned: Owned) {
         let mut inner = self.inner();
-        let now = inner.now;
+        // Not the turn's tick: the server accepts between turns, and the last one may be long ago.
+        let now = self.tick();
+        inner.now = now;
         let Some(socket) = owned.socket() else { return owned.end(Ending::Abort) };
         let room = inner.make_room();
         let added = if room { inner.table.add(Conn::new(owned, now)) } else { Err(Conn::new(owned, now)) };
@@ -219,7 +222,8 @@ impl Lane {
         let mut inner = self.inner();
         let Some(conn) = inner.table.get(place) else { return };
         let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-        conn.hung_up |= flags.intersects(gone);
+        // A read ends at urgent data, so that a short one does not mean that there is no more.
+        conn.hung_up |= flags.intersects(gone | EventFlags::PRI);
         conn.readable |= flags.intersects(EventFlags::IN | gone);
         conn.writable |= flags.contains(EventFlags::OUT);
         if conn.writable && !conn.output.is_empty() {
@@ -315,46 +319,34 @@ impl Lane {
         self.inner().end_if_sent(place);
     }
 
-    /// Sends bytes, or queues them. On the lane's thread.
-    pub fn write(&self, server: &Server, place: Place, bytes: &[u8]) -> Result<()> {
+    /// Sends bytes, or queues them. On the lane's thread. `None` where earlier ones are still in the inbox, behind
+    /// which these belong.
+    pub fn write(&self, server: &Server, place: Place, bytes: &[u8]) -> Option<Result<()>> {
         let mut inner = self.inner();
-        let now = inner.now;
-        let Some(conn) = inner.table.get(place).filter(|conn| conn.state == State::Open) else { return Err(gone()) };
-        let queued = conn.owned.slot().queued();
-        if bytes.len() > server.options().max_output.saturating_sub(queued) {
-            return Err(too_much(server, queued, bytes.len()));
-        }
-        let sent = if conn.output.is_empty() && conn.writable { conn.send(bytes) } else { Ok(0) };
-        let sent = match sent {
-            Ok(sent) => sent,
-            Err(errno) => {
-                let error = Error::system("write", errno).with_code(Code::Closed);
-                inner.finish(place, Some(error.clone()), Ending::Abort);
-                return Err(error);
-            }
+        let Some(conn) = inner.table.get(place).filter(|conn| conn.state == State::Open) else {
+            return Some(Err(gone()));
         };
-        if sent > 0 {
-            conn.active = now;
+        let queued = conn.owned.slot().queued();
+        if queued > conn.output.front().len() {
+            return None;
         }
-        let rest = bytes.get(sent..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(());
+        if bytes.len() > server.options().max_output.saturating_sub(queued) {
+            return Some(Err(too_much(server, queued, bytes.len())));
         }
-        conn.writable = false;
-        if let Err(errno) = conn.output.push(rest) {
-            let error = Error::system("write", errno);
-            if sent > 0 {
-                // A part is on its way, so the stream is broken.
-                inner.finish(place, Some(error.clone()), Ending::Abort);
+        Some(inner.send(place, bytes).map(|queued| {
+            if let Some(conn) = inner.table.get(place).filter(|_| queued > 0) {
+                conn.owned.slot().queue(queued);
             }
-            return Err(error);
-        }
-        conn.owned.slot().queue(rest.len());
-        if conn.waits == NEVER {
-            conn.waits = now;
-            inner.arm(place);
-        }
-        Ok(())
+        }))
+    }
+
+    /// Sends bytes that another thread has written, and that count as queued since then.
+    fn write_queued(&self, place: Place, slot: &Slot, bytes: &[u8]) {
+        let mut inner = self.inner();
+        // Its writer was told that it will be sent: an error ends the connection, and is its reason.
+        let queued = inner.send(place, bytes).unwrap_or(0);
+        slot.unqueue(bytes.len() - queued);
+        inner.end_if_sent(place);
     }
 
     /// Ends a connection. On the lane's thread.
@@ -362,7 +354,8 @@ impl Lane {
         let mut inner = self.inner();
         let Some(conn) = inner.table.get(place) else { return };
         match conn.state {
-            State::Open if ending == Ending::Close && !conn.output.is_empty() => conn.state = State::Closing,
+            // Also what other threads have written before.
+            State::Open if ending == Ending::Close && conn.owned.slot().queued() > 0 => conn.state = State::Closing,
             State::Open | State::Closing => inner.finish(place, None, ending),
             State::Over => {}
         }
@@ -375,6 +368,7 @@ impl Lane {
         let resumed = conn.paused && !paused;
         conn.paused = paused;
         if resumed {
+            conn.resumed = true;
             inner.go_on_later(place);
         }
     }
@@ -416,9 +410,7 @@ impl Lane {
             Command::Open(owned) => self.open(server, owned),
             Command::Write(id, bytes) => {
                 if let Some(slot) = in_lane(id, self.number) {
-                    slot.unqueue(bytes.len());
-                    // Its writer was told that it will be sent: an error ends the connection, and is its reason.
-                    let _ = self.write(server, slot.place(), &bytes);
+                    self.write_queued(slot.place(), slot, &bytes);
                 }
             }
             Command::End(id, ending) => self.with(id, |place| self.end(place, ending)),
@@ -570,6 +562,9 @@ impl Inner {
         let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return };
         conn.state = State::Over;
         conn.owned.slot().begin_to_end();
+        // A peer that does not get everything must be able to tell.
+        let whole = ending != Ending::Close || conn.output.is_empty();
+        let ending = if whole { ending } else { Ending::Abort };
         self.over.push_back((place, why, ending));
     }
 
@@ -582,10 +577,13 @@ impl Inner {
         self.end_if_sent(place);
     }
 
-    /// Where the peer has ended the stream and nothing waits to be sent, the connection is over.
+    /// Where either side has ended the stream and nothing waits to be sent, the connection is over.
     fn end_if_sent(&mut self, place: Place) {
-        if self.table.get(place).is_some_and(|conn| conn.ended && conn.output.is_empty()) {
-            self.finish(place, Some(ended()), Ending::Close);
+        let Some(conn) = self.table.get(place).filter(|conn| conn.owned.slot().queued() == 0) else { return };
+        match conn.state {
+            State::Closing => self.finish(place, None, Ending::Close),
+            State::Open if conn.ended => self.finish(place, Some(ended()), Ending::Close),
+            State::Open | State::Over => {}
         }
     }
 
@@ -693,14 +691,47 @@ impl Inner {
             }
         }
         conn.waits = NEVER;
-        match conn.state {
-            State::Open => true,
-            State::Closing => {
-                self.finish(place, None, Ending::Close);
-                false
-            }
-            State::Over => false,
+        let goes_on = conn.state == State::Open;
+        if !goes_on {
+            self.end_if_sent(place);
         }
+        goes_on
+    }
+
+    /// Sends what the kernel takes at once, and keeps the rest: how much that is.
+    fn send(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
+        let now = self.now;
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return Err(gone()) };
+        let sent = if conn.output.is_empty() && conn.writable { conn.send(bytes) } else { Ok(0) };
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(errno) => {
+                let error = Error::system("write", errno).with_code(Code::Closed);
+                self.finish(place, Some(error.clone()), Ending::Abort);
+                return Err(error);
+            }
+        };
+        if sent > 0 {
+            conn.active = now;
+        }
+        let rest = bytes.get(sent..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(0);
+        }
+        conn.writable = false;
+        if let Err(errno) = conn.output.push(rest) {
+            let error = Error::system("write", errno);
+            if sent > 0 {
+                // A part is on its way, so the stream is broken.
+                self.finish(place, Some(error.clone()), Ending::Abort);
+            }
+            return Err(error);
+        }
+        if conn.waits == NEVER {
+            conn.waits = now;
+            self.arm(place);
+        }
+        Ok(rest.len())
     }
 
     fn go_on_later(&mut self, place: Place) {
@@ -709,12 +740,13 @@ impl Inner {
         self.go_on.push_back(place);
     }
 
-    /// The next connection that goes on, and whether it has input that was left.
+    /// The next connection that goes on, and whether the program gets what it has left, because it has resumed it.
     fn next_to_go_on(&mut self) -> Option<(Place, bool)> {
         let place = self.go_on.pop_front()?;
         let conn = self.table.get(place)?;
         conn.goes_on = false;
-        (conn.state == State::Open).then_some((place, !conn.input.is_empty() && !conn.paused))
+        let again = std::mem::take(&mut conn.resumed) && !conn.input.is_empty() && !conn.paused;
+        (conn.state == State::Open).then_some((place, again))
     }
 
     /// Closes a connection that is idle while the server stops.

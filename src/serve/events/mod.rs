@@ -91,16 +91,14 @@ pub fn write(slot: &Slot, id: ConnectionId, number: u64, bytes: &[u8]) -> Result
     if slot.is_ending() {
         return Err(gone(FUNCTION));
     }
-    if let Some(outcome) = here(number, |server, lane| lane.write(server, slot.place(), bytes)) {
+    if let Some(Some(outcome)) = here(number, |server, lane| lane.write(server, slot.place(), bytes)) {
         return outcome;
     }
     let mut copy = Vec::new();
     copy.try_reserve_exact(bytes.len()).map_err(|_| Error::system(FUNCTION, rustix::io::Errno::NOMEM))?;
     copy.extend_from_slice(bytes);
     let server = slot.server().ok_or_else(|| gone(FUNCTION))?;
-    let queued = slot.queue(bytes.len());
-    if queued.saturating_add(bytes.len()) > server.options().max_output {
-        slot.unqueue(bytes.len());
+    if let Err(queued) = slot.queue_within(bytes.len(), server.options().max_output) {
         return Err(lane::too_much(&server, queued, bytes.len()));
     }
     post(slot, number, Command::Write(id, copy), FUNCTION).inspect_err(|_| slot.unqueue(bytes.len()))

@@ -1,6 +1,7 @@
 //! An event server inside a foreign loop.
 
 use std::sync::{Arc, TryLockError};
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -9,6 +10,9 @@ use super::super::server::Phase;
 use super::on_lane;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+
+/// When a thread that waits for the end looks again whether anybody polls.
+const AGAIN: Duration = Duration::from_millis(10);
 
 impl Server {
     /// Does what there is to do, and waits for it until `limit`. An error where the server has stopped and is drained.
@@ -57,7 +61,7 @@ impl Server {
             if self.slot().stop().is_none() {
                 let more = self.accept_some();
                 self.watch_listeners();
-                let wait = if more { Deadline::after(std::time::Duration::ZERO) } else { limit };
+                let wait = if more { Deadline::after(Duration::ZERO) } else { limit };
                 self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
             }
             // A function of the program that has closed the server leaves nobody to poll it again.
@@ -71,7 +75,8 @@ impl Server {
                     }
                     return Ok(true);
                 }
-                if !closed {
+                let drained = self.listeners().len() == 0 && self.active() == 0 && self.lingering().is_empty();
+                if !closed && !drained {
                     break;
                 }
             }
@@ -80,14 +85,20 @@ impl Server {
         })
     }
 
-    /// Polls until the server has stopped and is drained; false where the time is over before.
+    /// Polls until the server has stopped and is drained; false where the time is over before. While another thread
+    /// polls, that does it.
     pub(in super::super) fn poll_to_the_end(self: &Arc<Self>, limit: Deadline) -> Result<bool> {
-        while !self.poll_once("oyez_server_wait", limit)? {
-            if limit.is_over() {
-                return Ok(false);
+        loop {
+            let ended = match self.poll_once("oyez_server_wait", limit) {
+                Err(error) if error.errno() == Some(Errno::BUSY) => {
+                    self.wait_for_end(limit.earlier(Deadline::after(AGAIN)))
+                }
+                outcome => outcome?,
+            };
+            if ended || limit.is_over() {
+                return Ok(ended);
             }
         }
-        Ok(true)
     }
 }
 

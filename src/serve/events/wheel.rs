@@ -44,12 +44,14 @@ pub struct Wheel {
     used: [u64; WORDS],
     /// All ticks up to this one have been looked at.
     looked: u32,
+    /// How many connections are on a list.
+    count: u32,
 }
 
 impl Wheel {
     /// An empty wheel that begins at a tick.
     pub fn new(now: u32) -> Self {
-        Self { first: [NOWHERE; SLOTS], used: [0; WORDS], looked: now }
+        Self { first: [NOWHERE; SLOTS], used: [0; WORDS], looked: now, count: 0 }
     }
 
     /// Has a connection looked at in that tick, or earlier where the wheel does not reach so far.
@@ -65,6 +67,7 @@ impl Wheel {
         }
         if let Some(link) = links.link(place) {
             *link = Link { next, previous: NOWHERE, due };
+            self.count += 1;
         }
         self.mark(slot, true);
     }
@@ -76,6 +79,7 @@ impl Wheel {
         if due == NEVER {
             return;
         }
+        self.count -= 1;
         if let Some(link) = links.link(next) {
             link.previous = previous;
         }
@@ -106,6 +110,9 @@ impl Wheel {
 
     /// The next tick at which something is due.
     pub fn next_tick(&self) -> Option<u32> {
+        if self.count == 0 {
+            return None;
+        }
         let start = self.looked.saturating_add(1);
         let offset = start as usize % SLOTS;
         // The word of the first slot is looked at twice: its upper part first, its lower part last.

@@ -76,6 +76,8 @@ pub struct PortSocket {
 pub struct UnixSocket {
     /// By this number the descriptors of processes refer to it.
     pub inode: u32,
+    /// The user who made it; the kernel tells since Linux 5.3.
+    pub uid: Option<u32>,
     /// Whether it listens.
     pub listens: bool,
     /// How many wait to be accepted, and how many may.
@@ -88,6 +90,10 @@ const BOUND_INACTIVE: u8 = 13;
 
 /// Where idiag_expires stands in struct inet_diag_msg, in milliseconds: the crate leaves it out for TIME_WAIT.
 const EXPIRES: std::ops::Range<usize> = 52..56;
+
+/// UDIAG_SHOW_UID and UNIX_DIAG_UID of linux/unix_diag.h, which the crate does not know.
+const SHOW_UID: u32 = 0x40;
+const DIAG_UID: u16 = 7;
 
 /// Where udiag_vfs_ino and udiag_vfs_dev stand in struct unix_diag_vfs.
 type VfsBytes = [u8; 8];
@@ -207,7 +213,7 @@ fn unix_socket(
         // A bound datagram socket has the state of a closed one.
         state_flags: netlink_packet_sock_diag::unix::StateFlags::from_bits_retain(u32::MAX),
         inode: 0,
-        show_flags: show | ShowFlags::RQLEN,
+        show_flags: show | ShowFlags::RQLEN | ShowFlags::from_bits_retain(SHOW_UID),
         cookie: [0xff; 8],
     };
     let mut found = None;
@@ -223,10 +229,22 @@ fn unix_socket(
             _ => None,
         });
         let listens = response.header.state == TCP_LISTEN;
-        found = Some(UnixSocket { inode: response.header.inode, listens, queue });
+        let uid = response.nlas.iter().find_map(uid);
+        found = Some(UnixSocket { inode: response.header.inode, uid, listens, queue });
         ControlFlow::Break(())
     })?;
     Ok(found)
+}
+
+/// What an attribute says about the user.
+fn uid(nla: &UnixNla) -> Option<u32> {
+    let UnixNla::Other(nla) = nla else { return None };
+    let mut bytes = [0; 4];
+    if netlink_packet_core::Nla::kind(nla) != DIAG_UID || netlink_packet_core::Nla::value_len(nla) != bytes.len() {
+        return None;
+    }
+    netlink_packet_core::Nla::emit_value(nla, &mut bytes);
+    Some(u32::from_ne_bytes(bytes))
 }
 
 /// Sends a request and calls `look` with what each answer carries, until it breaks off or time is up.

@@ -185,6 +185,7 @@ SIGNATURES = {
     "oyez_local_address": (c_int32, [c_int32, c_void_p, c_size_t]),
     "oyez_peer_address": (c_int32, [c_int32, c_void_p, c_size_t]),
     "oyez_unlisten": (c_int32, [c_int32]),
+    "oyez_check": (c_int32, [c_char_p, c_void_p, c_size_t]),
     "oyez_accept": (c_int32, [c_int32, c_void_p, c_size_t, c_int32]),
     "oyez_read": (c_ssize_t, [c_int32, c_void_p, c_size_t, c_int32]),
     "oyez_write": (c_ssize_t, [c_int32, c_void_p, c_size_t, c_int32]),

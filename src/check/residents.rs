@@ -66,7 +66,7 @@ fn at_port(protocol: Protocol, port: u16, budget: Budget) -> Vec<Resident> {
     let mut found: Vec<PortSocket> = Vec::new();
     if port != 0 {
         // Who did not answer in time, or at all, is not listed; binding says whether the port is free.
-        let _ = sockets::at_port(protocol, port, false, budget, |socket| found.push(socket));
+        let _ = sockets::at_port(protocol, port, budget, |socket| found.push(socket));
     }
     let resident = |socket: PortSocket| {
         let who = Who::of(socket.inode, Some(socket.uid), budget);

@@ -77,9 +77,16 @@ struct Owners {
 impl Owners {
     fn look(&mut self, attempt: &Attempt, budget: Budget) -> Result<(), Errno> {
         let port = attempt.address.port();
-        sockets::at_port(attempt.protocol, port, false, budget, |socket| self.add(attempt, socket))?;
-        if attempt.protocol == Protocol::Tcp && self.socket.is_none() {
-            sockets::at_port(attempt.protocol, port, true, budget, |socket| self.add(attempt, socket))?;
+        sockets::at_port(attempt.protocol, port, budget, |socket| self.add(attempt, socket))?;
+        if attempt.protocol == Protocol::Udp || self.socket.is_some() {
+            return Ok(());
+        }
+        // Both families may have some; the one that was asked for comes first, and one is enough for an answer.
+        let asked_ipv6 = attempt.address.is_ipv6();
+        for ipv6 in [asked_ipv6, !asked_ipv6] {
+            if self.connections() == 0 {
+                sockets::connections_at_port(port, ipv6, budget, |socket| self.add(attempt, socket))?;
+            }
         }
         Ok(())
     }
@@ -177,7 +184,7 @@ fn unshared(attempt: &Attempt, socket: &PortSocket) -> Text {
 fn connected(error: Error, attempt: &Attempt, owners: &Owners, budget: Budget) -> Error {
     let mut left = Text::new();
     // What no longer fits into memory is left out.
-    let _ = owners.write_connections(&mut left, budget);
+    let _ = owners.write_connections(&mut left, budget.with_a_rest());
     let error = error.because(format_args!("nobody listens, but {left}"));
     let outgoing = Outgoing(attempt.address.port());
     if attempt.reuse_address {

@@ -42,6 +42,15 @@ fn is_reserved(port: u16) -> bool {
     })
 }
 
+/// How many TCP sockets this network namespace has, those in TIME_WAIT among them.
+pub fn connections() -> Option<u64> {
+    let mut buffer = [0; 1024];
+    let text = file::read(c"/proc/net/sockstat", &mut buffer)?;
+    let mut words = text.lines().find_map(|line| line.strip_prefix("TCP: "))?.split_ascii_whitespace();
+    let mut value = |name| words.by_ref().skip_while(|word| *word != name).nth(1)?.parse::<u64>().ok();
+    Some(value("inuse")? + value("tw")?)
+}
+
 /// The first port that takes no privilege (ip_unprivileged_port_start in ip(7)).
 pub fn first_unprivileged_port() -> u16 {
     let limit = file::read_number(c"/proc/sys/net/ipv4/ip_unprivileged_port_start");

@@ -186,8 +186,8 @@ class Words(CommandTestCase):
 
     def test_a_long_list(self):
         port = self.free_port()
-        addresses = [f"127.0.0.1:{port}"] * 3000
-        self.assertEqual(self.check(*addresses).count(": can be had\n"), 3000)
+        addresses = [f"127.0.0.1:{port}"] * 300
+        self.assertEqual(self.check(*addresses).count(": can be had\n"), 300)
         self.assertEqual(len(self.report(",".join(addresses[:150]))["addresses"]), 150)
 
 

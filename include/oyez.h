@@ -774,10 +774,13 @@ int32_t oyez_unlisten(int32_t listener);
  Tells in words what would become of addresses, without taking them: whether each could be had, who has it and what
  to do, the backlog in force, and what this host grants.
 
- A TCP or UDP address is bound for an instant by socket(2) and bind(2), and never told to listen, so that no client
- finds it; a Unix path and an inherited descriptor are only looked at. What is seen can be another thing the next
- moment: a server listens and looks whether that works. For a person: the wording is no interface. The command
- "oyez check --json" has the same for programs.
+ A TCP or UDP address is bound for an instant by socket(2) and bind(2). With TCP nobody notices: it is never told to
+ listen, so that no client finds it, and a server that starts in that instant starts. (Not where either has
+ reuse_address=off, nor with UDP: such a server finds the address in use, and a datagram of that instant is lost.) A
+ Unix path and an inherited descriptor are only looked at. What is seen can be another thing the next moment: a
+ server listens and looks whether that works. Each address is tried by itself: two that are the same can both be had.
+
+ For a person: the wording is no interface. The command "oyez check --json" has the same for programs.
 
  Parameters
    addresses  as oyez_serve() takes them: one, or several separated by commas; borrowed

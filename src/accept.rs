@@ -72,12 +72,6 @@ pub fn verdict(errno: Errno) -> Verdict {
     }
 }
 
-/// Whether a socket is one to accept from. accept(2) lists EOPNOTSUPP among what to retry, and says it of datagram
-/// sockets too.
-pub fn is_listening(socket: BorrowedFd<'_>) -> bool {
-    rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
-}
-
 /// Waits for a connection.
 pub fn accept(listener: BorrowedFd<'_>, deadline: Deadline) -> Result<OwnedFd> {
     let connection = accept_by(listener, deadline, || take(listener), |(connection, _)| connection)?;
@@ -116,7 +110,7 @@ fn accept_by<T>(
             Verdict::Empty => {
                 stream::wait(listener, PollFlags::IN, deadline).map_err(|errno| failed(listener, errno))?;
             }
-            Verdict::Retry if errno == Errno::OPNOTSUPP && !is_listening(listener) => {
+            Verdict::Retry if errno == Errno::OPNOTSUPP && !sys::socket::is_listening(listener) => {
                 return Err(failed(listener, errno));
             }
             Verdict::Retry => {
@@ -173,12 +167,15 @@ fn failed(listener: BorrowedFd<'_>, errno: Errno) -> Error {
     let error = Error::system("accept", errno);
     match verdict(errno) {
         // A socket that does not listen never becomes readable: the truth behind a wait that ended.
-        Verdict::Empty | Verdict::Dead | Verdict::Retry if !is_listening(listener) => {
+        Verdict::Empty | Verdict::Dead | Verdict::Retry if !sys::socket::is_listening(listener) => {
+            let what = diagnose::Descriptor(listener);
             let not_a_socket = rustix::net::sockopt::socket_type(listener).err();
             let errno = not_a_socket.unwrap_or(if errno == Errno::AGAIN { Errno::INVAL } else { errno });
-            Error::system("accept", errno)
-                .with_code(Code::InvalidArgument)
-                .because(format_args!("descriptor {} is not a listening stream socket", listener.as_raw_fd()))
+            Error::system("accept", errno).with_code(Code::InvalidArgument).because(format_args!(
+                "descriptor {} is {}, not a listening stream socket",
+                listener.as_raw_fd(),
+                what
+            ))
         }
         Verdict::Empty => error.because(format_args!("nobody came in time")),
         _ => diagnose::for_limits(error),

@@ -21,7 +21,9 @@ commas, of which one with a `-` in front is optional (as the first it needs the 
   --help     this text
   --version  the version
 
-Exit status: 0 all could be had, 1 not all, 2 the command was not understood.
+Each is tried by itself: two that are the same can both be had.
+
+Exit status: 0 all could be had, 1 not all, 2 the command was not understood or its output could not be written.
 ";
 
 /// What is to be done.
@@ -35,8 +37,7 @@ fn main() -> ExitCode {
         Ok(Command::Say(text)) => say(text, ExitCode::SUCCESS),
         Ok(Command::Check { addresses, json }) => check(&addresses, json),
         Err(error) => {
-            // Where nobody listens there is nobody to tell.
-            let _ = write!(std::io::stderr(), "oyez: {error}\n\n{USAGE}");
+            complain(format_args!("{error}\n\n{USAGE}"));
             ExitCode::from(2)
         }
     }
@@ -45,9 +46,17 @@ fn main() -> ExitCode {
 /// Writes to standard output; a reader who has gone is no failure of the check.
 fn say(text: &str, code: ExitCode) -> ExitCode {
     match std::io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => ExitCode::from(2),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(format_args!("standard output: {error}\n"));
+            ExitCode::from(2)
+        }
         _ => code,
     }
+}
+
+/// Writes to standard error. Where nobody listens there is nobody to tell.
+fn complain(text: std::fmt::Arguments<'_>) {
+    let _ = write!(std::io::stderr(), "oyez: {text}");
 }
 
 fn parse() -> Result<Command, lexopt::Error> {
@@ -81,6 +90,9 @@ fn check(addresses: &[OsString], json: bool) -> ExitCode {
     }
     match serde_json::to_string_pretty(&report) {
         Ok(text) => say(&(text + "\n"), code),
-        Err(_) => ExitCode::from(2),
+        Err(error) => {
+            complain(format_args!("{error}\n"));
+            ExitCode::from(2)
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! What the host grants, whatever the address.
 
 use std::net::{Ipv6Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::{Resource, getrlimit};
 
+use crate::address::interfaces::{Here, all_here};
 use crate::diagnose::{self, PortRange};
 use crate::error::SystemWords;
 use crate::text::Text;
@@ -39,15 +42,15 @@ pub struct Descriptors {
     pub hard_limit: Option<u64>,
 }
 
-/// Whether there is IPv6.
+/// Whether there is IPv6. What cannot be seen is `None`.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "command", derive(serde::Serialize))]
 pub struct Ipv6 {
-    /// Whether an IPv6 address of this host can be bound.
-    pub available: bool,
+    /// Whether this host has an IPv6 address.
+    pub available: Option<bool>,
     /// Whether one socket takes IPv6 and IPv4.
-    pub dual_stack: bool,
-    /// Why not.
+    pub dual_stack: Option<bool>,
+    /// Why not, or why that cannot be seen.
     pub reason: Option<Text>,
 }
 
@@ -72,25 +75,30 @@ impl Host {
 
 impl Ipv6 {
     fn look() -> Self {
-        let made = socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-        let socket = match made {
-            Ok(socket) => socket,
-            Err(errno) => return Self::off(Text::format(format_args!("socket: {}", SystemWords(errno)))),
-        };
-        // Binding every address works with IPv6 switched off as well, and takes IPv4 then.
-        match bind(&socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, 0))) {
-            Ok(()) => Self { available: true, dual_stack: true, reason: None },
+        match socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None) {
+            Ok(socket) if Self::has_address(&socket) => {
+                Self { available: Some(true), dual_stack: Some(true), reason: None }
+            }
+            Ok(_) => Self::off(match diagnose::ipv6_switched_off() {
+                Some(sysctl) => Text::format(format_args!("{sysctl} is 1")),
+                None => Text::from("this host has no IPv6 address"),
+            }),
+            Err(Errno::AFNOSUPPORT) => Self::off(Text::from("this kernel has none, or a sandbox keeps it away")),
             Err(errno) => {
-                let reason = match diagnose::ipv6_switched_off() {
-                    Some(sysctl) => Text::format(format_args!("{sysctl} is 1")),
-                    None => Text::format(format_args!("bind [::1]:0: {}", SystemWords(errno))),
-                };
-                Self::off(reason)
+                let reason = Some(Text::format(format_args!("socket: {}", SystemWords(errno))));
+                Self { available: None, dual_stack: None, reason }
             }
         }
     }
 
+    /// Binding every address works with IPv6 switched off as well, and takes IPv4 then. It may also be switched off at
+    /// the loopback interface alone.
+    fn has_address(socket: &OwnedFd) -> bool {
+        let is_usable = |here: &Here| here.is_up && here.ip.is_ipv6();
+        bind(socket, &SocketAddr::from((Ipv6Addr::LOCALHOST, 0))).is_ok() || all_here().iter().any(is_usable)
+    }
+
     fn off(reason: Text) -> Self {
-        Self { available: false, dual_stack: false, reason: Some(reason) }
+        Self { available: Some(false), dual_stack: Some(false), reason: Some(reason) }
     }
 }

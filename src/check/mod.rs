@@ -7,9 +7,11 @@ mod host;
 mod residents;
 mod words;
 
-use crate::address::{self, Address, Listed};
-use crate::diagnose::{self, Protocol};
-use crate::error::{Error, Result};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::address::{self, Address, Listed, Spec};
+use crate::diagnose;
+use crate::error::{Code, Error, Result};
 use crate::listen::{self, Options};
 use crate::text::{Escaped, Text};
 pub use host::{Descriptors, Host, Ipv6};
@@ -33,17 +35,21 @@ pub struct Checked {
     pub address: Text,
     /// Whether a server would do without it, because it has a `-` in front.
     pub optional: bool,
-    /// Whether it can be had.
+    /// Whether it can be had, whatever else is asked about.
     pub available: bool,
+    /// Whether a server would go on without it.
+    pub skipped: bool,
     /// The address that it comes to, where it was bound: with a name's first address, or the free port that was given.
     pub bound: Option<Text>,
+    /// Whether a socket file is there on which nobody listens, and which a server would replace.
+    pub stale_file: bool,
     /// Why not.
     pub failure: Option<Failure>,
     /// The sockets that are bound to the same port, path or name.
     pub residents: Vec<Resident>,
     /// How many clients may wait to be accepted.
     pub backlog: Option<Backlog>,
-    /// What belongs to its port.
+    /// What belongs to its port, where it has one and not just any.
     pub port: Option<Port>,
 }
 
@@ -81,23 +87,15 @@ pub struct Port {
     pub number: u16,
     /// Whether binding it takes CAP_NET_BIND_SERVICE.
     pub privileged: bool,
-    /// Whether the system may give it to an outgoing connection.
+    /// Whether the system may give it to an outgoing socket.
     pub outgoing: bool,
 }
 
 impl Report {
     /// Whether a server could be started at all of them.
     pub fn is_good(&self) -> bool {
-        self.addresses.iter().all(|checked| checked.available || checked.is_skipped())
+        self.addresses.iter().all(|checked| checked.available || checked.skipped)
             && self.addresses.iter().any(|checked| checked.available)
-    }
-}
-
-impl Checked {
-    /// Whether a server would go on without it.
-    pub fn is_skipped(&self) -> bool {
-        let lacking = ["OYEZ_ADDRESS_NOT_AVAILABLE", "OYEZ_UNSUPPORTED", "OYEZ_NAME_NOT_FOUND"];
-        self.optional && self.failure.as_ref().is_some_and(|failure| lacking.contains(&failure.code.as_str()))
     }
 }
 
@@ -125,7 +123,7 @@ pub fn check_each<'a>(lists: impl IntoIterator<Item = &'a [u8]>) -> Report {
 }
 
 fn all(list: &[u8]) -> Result<Vec<Checked>> {
-    Ok(address::list(list)?.map(|listed| one(&listed)).collect())
+    address::list(list)?.map(|listed| one(&listed)).collect()
 }
 
 fn malformed(text: &[u8], error: &Error) -> Checked {
@@ -133,7 +131,9 @@ fn malformed(text: &[u8], error: &Error) -> Checked {
         address: Text::format(format_args!("{}", Escaped(text))),
         optional: false,
         available: false,
+        skipped: false,
         bound: None,
+        stale_file: false,
         failure: Some(Failure::from(error)),
         residents: Vec::new(),
         backlog: None,
@@ -141,38 +141,54 @@ fn malformed(text: &[u8], error: &Error) -> Checked {
     }
 }
 
-fn one(listed: &Listed<'_>) -> Checked {
+fn one(listed: &Listed<'_>) -> Result<Checked> {
     let spec = &listed.spec;
+    let options = Options::default().with_settings(spec)?;
     // Before the trial, whose own socket would be among them.
     let residents = residents::at(spec);
-    let tried =
-        Options::default().with_settings(spec).and_then(|options| Ok((listen::trial(spec, &options)?, options)));
-    let mut checked = Checked {
+    let tried = listen::trial(spec, &options);
+    let failure = tried.as_ref().err();
+    let socket = tried.as_ref().ok().and_then(|socket| socket.as_ref()).map(AsFd::as_fd);
+    Ok(Checked {
         address: Text::format(format_args!("{spec}")),
         optional: listed.optional,
         available: tried.is_ok(),
-        bound: None,
-        failure: tried.as_ref().err().map(Failure::from),
+        skipped: listed.optional && failure.is_some_and(lacks),
+        bound: socket.and_then(|socket| listen::local_address(socket).ok()),
+        stale_file: tried.is_ok() && residents::has_file(spec),
+        failure: failure.map(Failure::from),
         residents,
-        backlog: None,
-        port: None,
-    };
-    let bound = tried.as_ref().ok().and_then(|(socket, _)| socket.as_ref());
-    checked.bound = bound.and_then(|socket| listen::local_address(std::os::fd::AsFd::as_fd(socket)).ok());
-    let asked = tried.as_ref().ok().and_then(|(_, options)| options.backlog);
-    if !matches!(spec.address, Address::Udp(_)) {
-        checked.backlog = backlog(asked);
-    }
-    checked.port = residents::port(spec).map(|(protocol, number)| Port {
-        number,
-        privileged: number != 0 && number < diagnose::first_unprivileged_port(),
-        outgoing: protocol == Protocol::Tcp && number != 0 && diagnose::is_outgoing(number),
-    });
-    checked
+        backlog: backlog(spec, options.backlog),
+        port: port(spec, socket),
+    })
 }
 
-fn backlog(asked: Option<i32>) -> Option<Backlog> {
+/// Whether the host lacks what the address needs, as opposed to somebody being there already.
+fn lacks(error: &Error) -> bool {
+    matches!(error.code(), Code::AddressNotAvailable | Code::Unsupported | Code::NameNotFound)
+}
+
+fn backlog(spec: &Spec<'_>, asked: Option<i32>) -> Option<Backlog> {
+    match spec.address {
+        Address::Udp(_) => return None,
+        // It has the one that whoever made it asked for.
+        Address::Descriptor(_) | Address::Systemd(_) if asked.is_none() => return None,
+        _ => {}
+    }
     let most = diagnose::largest_backlog()?;
     let in_force = asked.and_then(|asked| u64::try_from(asked).ok()).map_or(most, |asked| asked.min(most));
     Some(Backlog { asked, in_force })
+}
+
+fn port(spec: &Spec<'_>, socket: Option<BorrowedFd<'_>>) -> Option<Port> {
+    let number = match residents::port(spec) {
+        Some((_, number)) => number,
+        // A service has its number from the resolver.
+        None => listen::local_port(socket?).ok()?,
+    };
+    (number != 0).then(|| Port {
+        number,
+        privileged: number < diagnose::first_unprivileged_port(),
+        outgoing: diagnose::is_outgoing(number),
+    })
 }

@@ -50,18 +50,23 @@ pub fn at(spec: &Spec<'_>) -> Vec<Resident> {
         _ => return Vec::new(),
     };
     let resident = socket.map(|socket| {
-        let who = Who::of(socket.inode, None, budget);
+        let who = Who::of(socket.inode, socket.uid, budget);
         let (queue, backlog) = socket.queue.filter(|_| socket.listens).unzip();
         Resident { queue, backlog, ..Resident::of(Text::format(format_args!("{address}")), socket.listens, &who) }
     });
     resident.into_iter().collect()
 }
 
+/// Whether there is a file at the path that is asked for.
+pub fn has_file(spec: &Spec<'_>) -> bool {
+    matches!(spec.address, Address::UnixPath(path) if Path::new(OsStr::from_bytes(path)).symlink_metadata().is_ok())
+}
+
 fn at_port(protocol: Protocol, port: u16, budget: Budget) -> Vec<Resident> {
     let mut found: Vec<PortSocket> = Vec::new();
     if port != 0 {
         // Who did not answer in time, or at all, is not listed; binding says whether the port is free.
-        let _ = sockets::at_port(protocol, port, false, budget, |socket| found.push(socket));
+        let _ = sockets::at_port(protocol, port, budget, |socket| found.push(socket));
     }
     let resident = |socket: PortSocket| {
         let who = Who::of(socket.inode, Some(socket.uid), budget);

@@ -15,11 +15,11 @@ pub fn explain_missing(error: Error, asked: SocketAddr) -> Error {
     if let Some(found) = here.iter().find(|here| here.ip == asked) {
         return unusable(error, found);
     }
-    if asked.is_ipv6() && !here.iter().any(|here| here.ip.is_ipv6()) {
-        return without_ipv6(error);
-    }
     if asked.is_loopback() && !here.iter().any(|here| here.ip.is_loopback() && here.is_up) {
         return error.because(format_args!("the loopback interface is down")).hint(format_args!("`ip link set lo up`"));
+    }
+    if asked.is_ipv6() && !here.iter().any(|here| here.ip.is_ipv6()) {
+        return without_ipv6(error);
     }
     let nearest = Nearest::to(asked, here);
     error.because(format_args!("this host has {nearest}")).hint(format_args!(

@@ -30,6 +30,11 @@ impl Budget {
         used() >= self.work || self.wait.is_over()
     }
 
+    /// The same, with a third of a whole one left at least: the kernel cannot be interrupted, and may have used it up.
+    pub fn with_a_rest(self) -> Self {
+        Self { work: self.work.max(used() + WORK / 3), ..self }
+    }
+
     /// How long a wait may take; `None` where none may.
     pub fn longest_wait(self) -> Option<Duration> {
         self.wait.left().filter(|left| !left.is_zero())

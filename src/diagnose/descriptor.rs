@@ -11,7 +11,7 @@ use rustix::process::{Pid, test_kill_process};
 use super::budget::Budget;
 use super::file;
 use crate::text::{Escaped, Line};
-use crate::{accept, address, sys};
+use crate::{address, sys};
 
 /// Shows what a descriptor is, such as "a pipe" or "a UDP socket bound to 127.0.0.1:53".
 pub struct Descriptor<'fd>(pub BorrowedFd<'fd>);
@@ -39,6 +39,11 @@ impl Descriptor<'_> {
 
 fn write_socket(socket: BorrowedFd<'_>, kind: SocketType, out: &mut Formatter<'_>) -> fmt::Result {
     write!(out, "{}", Name(socket, kind))?;
+    let family = sockopt::socket_domain(socket);
+    if !matches!(family, Ok(AddressFamily::INET | AddressFamily::INET6 | AddressFamily::UNIX)) {
+        // The addresses of other families have no text.
+        return Ok(());
+    }
     let local = getsockname(socket).map(|address| address::display(&address)).unwrap_or_default();
     match getpeername(socket) {
         Ok(Some(peer)) if address::display(&peer).as_str() == "unix:" => out.write_str(" that is connected"),
@@ -47,7 +52,7 @@ fn write_socket(socket: BorrowedFd<'_>, kind: SocketType, out: &mut Formatter<'_
         _ => write!(out, " bound to {local}"),
     }?;
     let could_listen = matches!(kind, SocketType::STREAM | SocketType::SEQPACKET);
-    let does_not = could_listen && getpeername(socket).is_err() && !accept::is_listening(socket);
+    let does_not = could_listen && getpeername(socket).is_err() && !sys::socket::is_listening(socket);
     out.write_str(if does_not { " and does not listen" } else { "" })
 }
 
@@ -141,7 +146,7 @@ impl Listening {
         let budget = Budget::new();
         (0..Self::HIGHEST).take_while(move |fd| fd % 128 != 0 || !budget.is_over()).filter_map(|fd| {
             let socket = sys::borrow(fd, "inherit").ok()?;
-            let is_one = accept::is_listening(socket) && sockopt::socket_type(socket) == Ok(SocketType::STREAM);
+            let is_one = sys::socket::is_listening(socket) && sockopt::socket_type(socket) == Ok(SocketType::STREAM);
             is_one.then_some(socket)
         })
     }

@@ -45,7 +45,9 @@ fn no_free_port(error: Error) -> Error {
     match PortRange::of_this_system() {
         Some(PortRange { first, last }) => error
             .because(format_args!("every port from {first} to {last}, the range for free ones, is in use"))
-            .hint(format_args!("widen the range: `sysctl net.ipv4.ip_local_port_range`; `ss -tan` shows the users")),
+            .hint(format_args!(
+                "widen the range: `sudo sysctl -w net.ipv4.ip_local_port_range='1024 65535'`; `ss -tuan` shows the users"
+            )),
         None => error.because(format_args!("no free port is left")),
     }
 }
@@ -75,9 +77,16 @@ struct Owners {
 impl Owners {
     fn look(&mut self, attempt: &Attempt, budget: Budget) -> Result<(), Errno> {
         let port = attempt.address.port();
-        sockets::at_port(attempt.protocol, port, false, budget, |socket| self.add(attempt, socket))?;
-        if attempt.protocol == Protocol::Tcp && self.socket.is_none() {
-            sockets::at_port(attempt.protocol, port, true, budget, |socket| self.add(attempt, socket))?;
+        sockets::at_port(attempt.protocol, port, budget, |socket| self.add(attempt, socket))?;
+        if attempt.protocol == Protocol::Udp || self.socket.is_some() {
+            return Ok(());
+        }
+        // Both families may have some; the one that was asked for comes first, and one is enough for an answer.
+        let asked_ipv6 = attempt.address.is_ipv6();
+        for ipv6 in [asked_ipv6, !asked_ipv6] {
+            if self.connections() == 0 {
+                sockets::connections_at_port(port, ipv6, budget, |socket| self.add(attempt, socket))?;
+            }
         }
         Ok(())
     }
@@ -87,6 +96,10 @@ impl Owners {
             return;
         }
         match socket.state {
+            // A datagram socket that has a peer is bound all the same.
+            State::Connected if attempt.protocol == Protocol::Udp => {
+                self.socket.get_or_insert(socket);
+            }
             State::Listening | State::Bound => {
                 // The one that was asked for tells more than one that takes every address.
                 let better = self.socket.as_ref().is_none_or(|before| {
@@ -104,7 +117,9 @@ impl Owners {
             }
             State::Connected => {
                 self.open += 1;
-                self.connection.get_or_insert(socket);
+                if self.connection.as_ref().is_none_or(|before| before.inode == 0) {
+                    self.connection = Some(socket);
+                }
             }
         }
     }
@@ -133,6 +148,10 @@ fn owned(error: Error, attempt: &Attempt, socket: &PortSocket, budget: Budget) -
     let (place, unshared) = (Place(socket), unshared(attempt, socket));
     let error = match (socket.state, attempt.protocol) {
         (State::Bound, _) => error.because(format_args!("{who} has bound {place}, without listening{unshared}")),
+        (State::Connected, _) => {
+            let peer = display_ip(&socket.peer);
+            error.because(format_args!("{who} has bound {place}, connected to {peer}{unshared}"))
+        }
         (_, Protocol::Udp) => error.because(format_args!("{who} has bound {place}{unshared}")),
         _ => error.because(format_args!("{who} listens on {place}{unshared}")),
     };
@@ -165,7 +184,7 @@ fn unshared(attempt: &Attempt, socket: &PortSocket) -> Text {
 fn connected(error: Error, attempt: &Attempt, owners: &Owners, budget: Budget) -> Error {
     let mut left = Text::new();
     // What no longer fits into memory is left out.
-    let _ = owners.write_connections(&mut left, budget);
+    let _ = owners.write_connections(&mut left, budget.with_a_rest());
     let error = error.because(format_args!("nobody listens, but {left}"));
     let outgoing = Outgoing(attempt.address.port());
     if attempt.reuse_address {
@@ -183,15 +202,18 @@ impl Owners {
             out.write_str("at least ")?;
         }
         if let Some(one) = &self.connection {
-            let who = Who::of(one.inode, Some(one.uid), budget);
+            // Closed by its process, it has no owner, and the kernel brings it to its end.
+            let who = match one.inode {
+                0 => Text::from("no process any more"),
+                inode => Text::format(format_args!("{}", Who::of(inode, Some(one.uid), budget))),
+            };
             let peer = display_ip(&one.peer);
             match self.open {
                 1 => write!(out, "one connection is open, to {peer}, of {who}")?,
                 open => write!(out, "{open} connections are open, one of them to {peer}, of {who}")?,
             }
         }
-        // The kernel tells what is left rounded down.
-        let longest = self.longest.as_secs() + 1;
+        let longest = self.longest.as_millis().div_ceil(1000);
         let (lead, noun) = match (self.open, self.time_wait) {
             (_, 0) => return Ok(()),
             (0, 1) => ("", "ended connection keeps"),
@@ -230,7 +252,8 @@ impl Display for Place<'_> {
             SocketAddr::V6(address) if address.ip().is_unspecified() && !socket.only_ipv6 => {
                 out.write_str(", every address of IPv6 and IPv4")
             }
-            address if address.ip().is_unspecified() => out.write_str(", every address"),
+            SocketAddr::V6(address) if address.ip().is_unspecified() => out.write_str(", every address of IPv6"),
+            SocketAddr::V4(address) if address.ip().is_unspecified() => out.write_str(", every address of IPv4"),
             _ => Ok(()),
         }
     }

@@ -25,6 +25,8 @@ pub use path::{directory, for_other_file, for_owner, for_path, for_stale, for_un
 pub use port::{Attempt, for_bind, for_interface, for_socket};
 pub use processes::User;
 pub use sockets::Protocol;
-pub use system::{PortRange, first_unprivileged_port, ipv6_switched_off, is_outgoing, may_bind_privileged};
+pub use system::{
+    PortRange, first_unprivileged_port, ipv6_switched_off, is_outgoing, may_bind_privileged, may_remove_any_file,
+};
 pub use unix::{for_live_name, for_live_path, for_locked, has_abstract_name, socket_at};
 pub use who::Who;

@@ -267,12 +267,18 @@ impl Obstacle {
             Why::NoSearch(found) if found.st_uid == geteuid().as_raw() => {
                 Text::format(format_args!("`chmod u+x {place}` opens it"))
             }
+            Why::NoSearch(found) | Why::NoWrite(found) if geteuid().is_root() => Text::format(format_args!(
+                "start the program as user {}, or with CAP_DAC_OVERRIDE; or choose another path",
+                User(found.st_uid)
+            )),
             Why::NoSearch(_) => Text::format(format_args!(
                 "`sudo setfacl -m u:{}:x {place}` opens it for this user; or choose another path",
                 User(geteuid().as_raw())
             )),
             Why::NoWrite(_) => advice_to_own(path),
-            Why::ReadOnly => Text::from("choose a path below /run or /tmp; `findmnt -T PATH` shows how it is mounted"),
+            Why::ReadOnly => Text::format(format_args!(
+                "choose a path below /run or /tmp; `findmnt -T {place}` shows how it is mounted"
+            )),
             Why::Immutable => {
                 Text::format(format_args!("`lsattr -d {place}` shows it, `sudo chattr -i {place}` ends it"))
             }

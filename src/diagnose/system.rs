@@ -42,18 +42,36 @@ fn is_reserved(port: u16) -> bool {
     })
 }
 
+/// How many TCP sockets this network namespace has, those in TIME_WAIT among them.
+pub fn connections() -> Option<u64> {
+    let mut buffer = [0; 1024];
+    let text = file::read(c"/proc/net/sockstat", &mut buffer)?;
+    let mut words = text.lines().find_map(|line| line.strip_prefix("TCP: "))?.split_ascii_whitespace();
+    let mut value = |name| words.by_ref().skip_while(|word| *word != name).nth(1)?.parse::<u64>().ok();
+    Some(value("inuse")? + value("tw")?)
+}
+
 /// The first port that takes no privilege (ip_unprivileged_port_start in ip(7)).
 pub fn first_unprivileged_port() -> u16 {
     let limit = file::read_number(c"/proc/sys/net/ipv4/ip_unprivileged_port_start");
     limit.and_then(|limit| u16::try_from(limit).ok()).unwrap_or(1024)
 }
 
-/// Whether this thread has CAP_NET_BIND_SERVICE (capabilities(7)); `None` where /proc does not tell.
+/// Whether this thread has CAP_NET_BIND_SERVICE; `None` where /proc does not tell.
 pub fn may_bind_privileged() -> Option<bool> {
-    const CAP_NET_BIND_SERVICE: u32 = 10;
+    has_capability(10)
+}
+
+/// Whether this thread has CAP_FOWNER, by which it may remove anybody's file from a sticky directory.
+pub fn may_remove_any_file() -> bool {
+    has_capability(3).unwrap_or(false)
+}
+
+/// Whether a capability is in effect, by its number in linux/capability.h (capabilities(7)).
+fn has_capability(number: u32) -> Option<bool> {
     let mut buffer = [0; 4096];
     let mask = status_field("CapEff", &mut buffer)?;
-    u64::from_str_radix(mask, 16).ok().map(|mask| mask >> CAP_NET_BIND_SERVICE & 1 == 1)
+    u64::from_str_radix(mask, 16).ok().map(|mask| mask >> number & 1 == 1)
 }
 
 /// Whether a seccomp filter looks at this thread's system calls (seccomp(2)).

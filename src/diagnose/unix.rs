@@ -23,7 +23,7 @@ pub fn for_live_path(error: Error, path: &Path, file: &Stat, probe: Result<(), E
     let budget = Budget::new();
     match socket_of(path, file, budget) {
         Ok(Some(socket)) => {
-            let who = Who::of(socket.inode, None, budget);
+            let who = Who::of(socket.inode, socket.uid, budget);
             let does = if probe.is_ok() { "has a datagram socket there" } else { "listens there" };
             let error = match who.holders.found.is_empty() {
                 true => error.because(format_args!("{who} {does}; the file is of user {}", User(file.st_uid))),
@@ -88,7 +88,7 @@ pub fn for_live_name(error: Error, name: &[u8]) -> Error {
     };
     match sockets::with_abstract_name(name, budget) {
         Ok(Some(socket)) => {
-            let who = Who::of(socket.inode, None, budget);
+            let who = Who::of(socket.inode, socket.uid, budget);
             error
                 .because(format_args!("{who} has that name"))
                 .hint(format_args!("{}; or choose another name", who.advice(format_args!("{look}"))))

@@ -25,8 +25,8 @@ impl Who {
 
     /// What to do: `look` is the command with which root finds out what could not be seen here.
     pub fn advice(&self, look: fmt::Arguments<'_>) -> Text {
-        match self.holders.found.first() {
-            Some(holder) => Text::format(format_args!("{}", Advice(holder))),
+        match self.holders.found.split_first() {
+            Some((holder, others)) => Text::format(format_args!("{}{}", Advice(holder), Others(others))),
             None if self.is_elsewhere() => Text::format(format_args!("as root, on the host, `{look}` shows who")),
             None => Text::format(format_args!("as root, `{look}` shows who")),
         }
@@ -51,7 +51,8 @@ impl Who {
     fn is_elsewhere(&self) -> bool {
         let user = geteuid();
         let sees_all = user.is_root() || self.uid == Some(user.as_raw());
-        sees_all && self.holders.found.is_empty() && !self.holders.cut_short && self.holders.closed_to_us == 0
+        let saw_all = !self.holders.cut_short && !self.holders.not_shown && self.holders.closed_to_us == 0;
+        sees_all && saw_all && self.holders.found.is_empty()
     }
 
     fn nobody_seen(&self, out: &mut Formatter<'_>) -> fmt::Result {
@@ -61,6 +62,8 @@ impl Who {
         }
         out.write_str(if self.holders.cut_short {
             " (there are too many processes and descriptors to find out which in time)"
+        } else if self.holders.not_shown {
+            " (which one, /proc does not show)"
         } else if self.is_elsewhere() {
             " (not visible from here: in another pid namespace, such as a container, or just gone)"
         } else {
@@ -86,6 +89,29 @@ impl Display for Holder {
     }
 }
 
+/// Those who hold it besides the first.
+struct Others<'a>(&'a [Holder]);
+
+impl Display for Others<'_> {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        /// How many of them are named.
+        const SHOWN: usize = 5;
+        let (mut lead, tail) = match self.0.len() {
+            0 => return Ok(()),
+            1 => (" (process ", " has it too)"),
+            _ => (" (processes ", " have it too)"),
+        };
+        for holder in self.0.iter().take(SHOWN) {
+            write!(out, "{lead}{}", holder.pid)?;
+            lead = ", ";
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => out.write_str(tail),
+            more => write!(out, " and {more} more{tail}"),
+        }
+    }
+}
+
 /// What to do about a holder.
 struct Advice<'a>(&'a Holder);
 
@@ -98,6 +124,11 @@ impl Display for Advice<'_> {
         if holder.is_child() {
             let (pid, fd) = (holder.pid, holder.fd);
             return write!(out, "`kill {pid}` ends the child; a child that closes descriptor {fd} does not hold it");
+        }
+        if holder.is_parent() {
+            return out.write_str(
+                "it is the parent of this process: let it pass the listener on (address `fd:N`), or close it",
+            );
         }
         match holder.unit() {
             Some(unit) => write!(out, "`systemctl stop {unit}` ends it"),

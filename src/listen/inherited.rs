@@ -50,7 +50,7 @@ pub fn check(socket: BorrowedFd<'_>) -> Result<()> {
         let error = failed(Errno::PROTOTYPE);
         return Err(hint_to_pass(error.because(format_args!("descriptor {fd} is {what}, not a stream socket"))));
     }
-    if !crate::accept::is_listening(socket) {
+    if !sys::socket::is_listening(socket) {
         let error = failed(Errno::INVAL).because(format_args!("descriptor {fd} is {what}"));
         return Err(match what.is_connected() {
             true => error.hint(format_args!(

@@ -130,7 +130,7 @@ pub fn trial<'a>(spec: &Spec<'a>, options: &Options<'a>) -> Result<Option<OwnedF
     let tried = match spec.address {
         Address::Tcp(endpoint) => wanted(Protocol::Tcp).at(&endpoint).map(Some),
         Address::Udp(endpoint) => wanted(Protocol::Udp).at(&endpoint).map(Some),
-        Address::UnixPath(path) => unix::try_path(path).map(|()| None),
+        Address::UnixPath(path) => unix::try_path(path, options).map(|()| None),
         Address::UnixAbstract(name) => unix::try_name(name).map(|()| None),
         Address::Descriptor(fd) => inherited::find(fd).map(|_| None),
         Address::Systemd(name) => inherited::find_passed(name).map(|_| None),

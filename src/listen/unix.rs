@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::fs::{Access, AtFlags, CWD, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -83,8 +83,7 @@ fn start(socket: BorrowedFd<'_>, options: &Options<'_>) -> Result<()> {
 
 /// Owner and mode, before anybody can connect: until listen(2) the kernel refuses everybody.
 fn prepare(path: &Path, options: &Options<'_>) -> Result<()> {
-    let user = options.unix_user.map(owner::user).transpose()?;
-    let group = options.unix_group.map(owner::group).transpose()?;
+    let (user, group) = owners(options)?;
     if user.is_some() || group.is_some() {
         rustix::fs::chownat(CWD, path, user, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| {
             diagnose::for_owner(Error::system("chown", errno), options.unix_user, options.unix_group)
@@ -99,21 +98,42 @@ fn prepare(path: &Path, options: &Options<'_>) -> Result<()> {
     Ok(())
 }
 
+fn owners(options: &Options<'_>) -> Result<(Option<Uid>, Option<Gid>)> {
+    Ok((options.unix_user.map(owner::user).transpose()?, options.unix_group.map(owner::group).transpose()?))
+}
+
 fn stat(path: &Path) -> std::result::Result<Stat, Errno> {
     rustix::fs::lstat(path)
 }
 
 /// Whether a path could be had, as far as that can be told without making a file there.
-pub fn try_path(path: &[u8]) -> Result<()> {
+pub fn try_path(path: &[u8], options: &Options<'_>) -> Result<()> {
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
     let address = SocketAddrUnix::new(path).map_err(|errno| Error::system("bind", errno))?;
-    let stale = stale(path, &address)?;
-    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    match (rustix::fs::accessat(CWD, diagnose::directory(path), access, AtFlags::EACCESS), stale) {
-        (Ok(()), _) => Ok(()),
-        (Err(errno), Some(found)) => Err(diagnose::for_stale(Error::system("unlink", errno), path, &found)),
-        (Err(errno), None) => Err(diagnose::for_path(Error::system("bind", errno), path)),
+    let access = |access| rustix::fs::accessat(CWD, diagnose::directory(path), access, AtFlags::EACCESS);
+    let may_write = access(Access::WRITE_OK | Access::EXEC_OK);
+    match (stale(path, &address)?, may_write) {
+        (None, Ok(())) if path.as_os_str().as_bytes().ends_with(b"/") => {
+            return Err(diagnose::for_path(Error::system("bind", Errno::NOENT), path));
+        }
+        (None, may_write) => may_write.map_err(|errno| diagnose::for_path(Error::system("bind", errno), path))?,
+        (Some(_), Ok(())) if access(Access::READ_OK).is_err() => {
+            return Err(diagnose::for_unlockable(Error::system("bind", Errno::ADDRINUSE), path));
+        }
+        (Some(found), may_write) => may_write
+            .and_then(|()| may_remove(path, &found))
+            .map_err(|errno| diagnose::for_stale(Error::system("unlink", errno), path, &found))?,
     }
+    owners(options).map(drop)
+}
+
+/// Whether the sticky bit of its directory keeps a file from being removed. See inode(7).
+fn may_remove(path: &Path, file: &Stat) -> std::result::Result<(), Errno> {
+    let directory = rustix::fs::stat(diagnose::directory(path))?;
+    let user = rustix::process::geteuid().as_raw();
+    let is_sticky = Mode::from_raw_mode(directory.st_mode).contains(Mode::SVTX);
+    let owns = file.st_uid == user || directory.st_uid == user;
+    if is_sticky && !owns && !diagnose::may_remove_any_file() { Err(Errno::PERM) } else { Ok(()) }
 }
 
 /// Whether an abstract name could be had. It is taken for an instant where the kernel does not list who has it.

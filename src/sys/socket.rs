@@ -47,6 +47,12 @@ fn get_option<T: Copy + Default>(socket: BorrowedFd<'_>, level: c_int, name: c_i
     check(failed).map(|()| value)
 }
 
+/// Whether a socket is one to accept from. accept(2) lists EOPNOTSUPP among what to retry, and says it of datagram
+/// sockets too.
+pub fn is_listening(socket: BorrowedFd<'_>) -> bool {
+    rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false)
+}
+
 /// The accept queue of a listening TCP socket: how many wait, and how many may. See TCP_INFO in tcp(7).
 pub fn accept_queue(listener: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
     // struct tcp_info of linux/tcp.h: eight bytes, then words; of a listener, tcpi_unacked and tcpi_sacked (words 4 and

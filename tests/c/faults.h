@@ -17,7 +17,8 @@ enum { FAULT_PORT = 7000, NOBODY = 65534 };
    descriptor behind. It is tried again where a busy machine left it no time to see who holds the port. */
 #define CHECK_IN_USE(address) fault_in_use(__FILE__, __LINE__, address)
 
-CHECK_PRINTF(5, 6) void fault_has(const char *file, int line, const char *what, const char *text, const char *part, ...);
+CHECK_PRINTF(5, 6) void fault_has(const char *file, int line, const char *what, const char *text, const char *part,
+                                  ...);
 void fault_lacks(const char *file, int line, const char *what, const char *text, const char *part);
 void fault_in_use(const char *file, int line, const char *address);
 /* The last error is of this step, at this address, with the system's words behind it, in UTF-8. */

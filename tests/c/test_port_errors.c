@@ -3,6 +3,7 @@
 #include "faults.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -106,7 +107,8 @@ static void held_by_several_children(void)
     CHECK_IN_USE(HERE);
     MESSAGE_HAS("heir (pid ");
     MESSAGE_HAS("and 3 more processes) listens on " HERE);
-    HINT_HAS("kill");
+    for (int i = 0; i < HEIRS; i++)
+        HINT_HAS("%d", (int)heirs[i]); /* each of them has to go */
     for (int i = 0; i < HEIRS; i++)
         place_neighbour_end(heirs[i]);
 }
@@ -289,15 +291,22 @@ static void close_many(int *fds)
 /* They have this process's descriptors too, or none but what they wait for. */
 static void crowd(pid_t *children, int *fds, int with_descriptors)
 {
+    int ready[2];
+    char byte;
+    MUST(pipe2(ready, O_CLOEXEC));
     for (int i = 0; i < PROCESSES; i++) {
         children[i] = (pid_t)MUST(fork());
         if (children[i] == 0) {
             if (!with_descriptors)
                 MUST(syscall(SYS_close_range, fds[0], fds[DESCRIPTORS - 1], 0));
+            MUST(close(ready[1]));
             for (;;)
                 pause();
         }
     }
+    MUST(close(ready[1]));
+    MUST(read(ready[0], &byte, 1)); /* ends when all have closed their ends */
+    MUST(close(ready[0]));
 }
 
 static void check_bounded(int holder, const char *where)
@@ -322,9 +331,9 @@ static void look_in_a_crowd(int with_descriptors, const char *where)
     struct rlimit before;
     fault_network();
     MUST(getrlimit(RLIMIT_NOFILE, &before));
+    pid_t neighbour = place_neighbour(fault_rival, HERE);
     open_many(fds);
     crowd(children, fds, with_descriptors);
-    pid_t neighbour = place_neighbour(fault_rival, HERE);
     check_bounded(neighbour, where);
     place_neighbour_end(neighbour);
     for (int i = 0; i < PROCESSES; i++)

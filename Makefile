@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-python test-docs valgrind clean
+	test-loops test-python test-docs valgrind clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -56,7 +56,7 @@ errors-table: library
 tools-test: tools
 	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
 
-test: tools-test check-format lint test-rust test-c test-python test-docs
+test: tools-test check-format lint test-rust test-c test-loops test-python test-docs
 
 check-format: tools
 	$(CARGO) fmt --check
@@ -74,6 +74,10 @@ test-c: library
 test-python: examples command
 	OYEZ_LIBRARY=$(CURDIR)/$(LIBRARY)/liboyez.so OYEZ_EXAMPLES=$(CURDIR)/$(BUILD)/examples \
 	    OYEZ_COMMAND=$(CURDIR)/$(BUILD)/oyez tests/python/run.sh
+
+# Event servers inside libuv and libevent; one that is not installed is skipped (libuv1-dev, libevent-dev).
+test-loops: library
+	tests/loops/run.sh $(BUILD)/loops $(LIBRARY)
 
 # What docs/errors.md shows is what is said now.
 test-docs: library

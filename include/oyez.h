@@ -388,13 +388,13 @@ typedef struct oyez_server_options {
      */
     void *log_user;
     /*
-     Event servers: bytes of input that on_data may leave unconsumed on one connection; with more it is closed with
-     OYEZ_LIMIT_REACHED. Default: 1 MiB.
+     Event servers: bytes of input that on_data may leave unconsumed on one connection. No more is read at once, and a
+     connection of which on_data leaves more is closed with OYEZ_LIMIT_REACHED. Default: 1 MiB.
      */
     size_t max_input;
     /*
      Event servers: bytes that may wait to be sent on one connection; an oyez_conn_write() that would pass it fails
-     with OYEZ_LIMIT_REACHED and queues nothing. Default: 16 MiB.
+     with OYEZ_LIMIT_REACHED and queues nothing; so does any single one that is larger. Default: 16 MiB.
      */
     size_t max_output;
 } oyez_server_options;
@@ -465,15 +465,15 @@ typedef struct oyez_stats {
      */
     uint64_t cut;
     /*
-     Bytes that oyez_conn_read() and oyez_conn_read_line() read.
+     Bytes that oyez_conn_read() and oyez_conn_read_line() read, or on_data has seen.
      */
     uint64_t bytes_in;
     /*
-     Bytes that oyez_conn_write() wrote.
+     Bytes that oyez_conn_write() wrote, or an event server sent.
      */
     uint64_t bytes_out;
     /*
-     Reads and writes that ran into a timeout of the server.
+     Reads and writes that ran into a timeout of the server, and connections of event servers that one ended.
      */
     uint64_t timeouts;
     /*
@@ -518,7 +518,8 @@ typedef struct oyez_events {
      */
     size_t (*on_data)(oyez_conn connection, const uint8_t *bytes, size_t size, void *user);
     /*
-     All queued output is sent. It is called after an oyez_conn_write() that could not send all at once.
+     All queued output is sent. It is called once for what one or more oyez_conn_write() could not send at once, and
+     not where they could: to send much, write until OYEZ_LIMIT_REACHED, and go on here.
      */
     void (*on_drain)(oyez_conn connection, void *user);
     /*
@@ -935,7 +936,7 @@ int32_t oyez_conn_local(oyez_conn connection, char *text, size_t size);
    OYEZ_CLOSED            broken (ECONNRESET, ...), or closed here
    OYEZ_TIMED_OUT         (EAGAIN) a timeout of the server
    OYEZ_STOPPED           the server's drain time is over
-   OYEZ_INVALID_ARGUMENT  buffer is NULL and size is not 0
+   OYEZ_INVALID_ARGUMENT  buffer is NULL and size is not 0; in an event server, where input comes by on_data
    OYEZ_FORKED
  Threads: any; one reader at a time sees the bytes in order. Since 0.1. See recv(2).
  */
@@ -959,7 +960,7 @@ ssize_t oyez_conn_read(oyez_conn connection, void *buffer, size_t size);
    OYEZ_LIMIT_REACHED     (EMSGSIZE) no end of line within `size`; the next call goes on behind what was read
    OYEZ_TIMED_OUT         (EAGAIN) a timeout of the server; read_timeout_ms counts for the whole line
    OYEZ_STOPPED           the server's drain time is over
-   OYEZ_INVALID_ARGUMENT  line is NULL or size is less than 2
+   OYEZ_INVALID_ARGUMENT  line is NULL or size is less than 2; in an event server, where input comes by on_data
    OYEZ_FORKED
  Threads: any; one reader at a time. Since 0.1.
  */
@@ -970,22 +971,28 @@ ssize_t oyez_conn_read_line(oyez_conn connection,
 /*
  Writes all of it, within the server's timeouts. SIGPIPE is never raised.
 
+ In an event server it never waits: it sends what the kernel takes at once and queues the rest, up to max_output; what
+ would pass that fails, and nothing of it is sent or queued. From another thread all of it is queued.
+
  Parameters
    connection  a connection
    bytes       what to write; borrowed; NULL where size is 0
    size        how many bytes there are
  Returns
-   size  all of it was taken by the kernel
+   size  all of it was taken by the kernel, or queued in an event server
    -1    errno and oyez_last_error() are set; an unknown part may have been sent
  Errors
    OYEZ_CLOSED            broken (EPIPE, ECONNRESET, ...), or closed here
    OYEZ_TIMED_OUT         (EAGAIN) a timeout of the server: the peer does not read
    OYEZ_STOPPED           the server's drain time is over
+   OYEZ_LIMIT_REACHED     (ENOBUFS) an event server: it would pass max_output; (ENOMEM) memory is short
    OYEZ_INVALID_ARGUMENT  bytes is NULL and size is not 0
    OYEZ_FORKED
  Threads: any; one writer at a time keeps its bytes together. Since 0.1. See send(2).
  */
-ssize_t oyez_conn_write(oyez_conn connection, const void *bytes, size_t size);
+ssize_t oyez_conn_write(oyez_conn connection,
+                        const void *bytes,
+                        size_t size);
 
 /*
  Closes a connection without losing what was written.
@@ -1017,13 +1024,17 @@ int32_t oyez_conn_abort(oyez_conn connection);
 /*
  Takes a connection over from its server, which forgets it.
 
+ In an event server a function of the server may do it, for a connection of its own thread, when nothing is queued;
+ on_close follows. Input that on_data has left is the caller's to have kept.
+
  Parameters
    connection  a connection; gone after the call
  Returns
    >= 0  the descriptor, blocking and close-on-exec; the caller closes it
    -1    errno and oyez_last_error() are set; the connection is as it was
  Errors
-   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it
+   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it, or output is queued; an event server, from another
+                          thread
    OYEZ_CLOSED, OYEZ_FORKED
  Threads: any. Since 0.1.
  */
@@ -1149,12 +1160,12 @@ int32_t oyez_server_adopt(oyez_server server,
  Runs a server on the calling thread until it is stopped and drained.
 
  Parameters
-   server  a server with a handler and at least one listener
+   server  a server with a handler, or an event server; with at least one listener
  Returns
    0   stopped and drained
    -1  errno and oyez_last_error() are set
  Errors
-   OYEZ_INVALID_ARGUMENT  no handler, no listener, or it runs already
+   OYEZ_INVALID_ARGUMENT  no handler and no event server, no listener, it runs already, or oyez_server_poll() drives it
    OYEZ_LIMIT_REACHED     descriptors, memory or threads are used up before the first client
    OYEZ_STOPPED           it has been stopped before
    OYEZ_CLOSED, OYEZ_FORKED
@@ -1291,17 +1302,18 @@ int32_t oyez_server_accept(oyez_server server,
                            int32_t timeout_ms);
 
 /*
- One descriptor to poll for all listeners of a server without a handler.
+ One descriptor to poll for all that a server does which a loop of one's own drives: one without a handler, or an event
+ server that was not started.
 
- It is readable when oyez_server_accept() has something to do, which may be nothing but tidying up: call that with a
- timeout of 0.
+ It is readable when oyez_server_accept(), or oyez_server_poll(), has something to do, which may be nothing but tidying
+ up: call that with a timeout of 0.
 
  Parameters
-   server  a server without a handler
+   server  a server without a handler, or an event server
  Returns
    >= 0  the descriptor; it stays the server's
    -1    errno and oyez_last_error() are set
- Errors: OYEZ_INVALID_ARGUMENT (the server has a handler), OYEZ_CLOSED, OYEZ_FORKED.
+ Errors: OYEZ_INVALID_ARGUMENT (the server has a handler, or runs), OYEZ_STOPPED (it is over), OYEZ_CLOSED, OYEZ_FORKED.
  Threads: any. Since 0.1. See poll(2), epoll(7).
  */
 int32_t oyez_server_poll_fd(oyez_server server);
@@ -1317,8 +1329,8 @@ int32_t oyez_server_poll_fd(oyez_server server);
  max_output. oyez_conn_close() sends what is queued first. Where the peer has ended its side, the connection is closed
  once what is queued, and what on_drain adds, is sent; a program that answers later pauses the connection until then.
  idle_timeout_ms counts from the last input or output, lifetime_ms from on_open, write_timeout_ms while output waits
- and none of it is taken, and read_timeout_ms from on_open to the first input, and whenever on_data has left some:
- until it consumes more. A stop closes idle connections at once, those that have been served and have nothing
+ and none of it is taken, and read_timeout_ms from on_open to the first input, and whenever on_data has left some,
+ until it consumes more; not while the connection is paused. A stop closes idle connections at once, those that have been served and have nothing
  queued or left over and are not paused; the others have drain_ms.
 
  Parameters
@@ -1376,7 +1388,8 @@ int32_t oyez_server_poll(oyez_server server,
  Errors
    OYEZ_CLOSED            it is closed
    OYEZ_INVALID_ARGUMENT  the server is no event server
- Threads: any. Since 0.1.
+   OYEZ_FORKED
+ Threads: any; from another than the connection's it takes effect soon after. Since 0.1.
  */
 int32_t oyez_conn_pause(oyez_conn connection);
 
@@ -1391,7 +1404,8 @@ int32_t oyez_conn_pause(oyez_conn connection);
  Errors
    OYEZ_CLOSED            it is closed
    OYEZ_INVALID_ARGUMENT  the server is no event server
- Threads: any. Since 0.1.
+   OYEZ_FORKED
+ Threads: any; from another than the connection's it takes effect soon after. Since 0.1.
  */
 int32_t oyez_conn_resume(oyez_conn connection);
 

@@ -90,7 +90,7 @@ unsafe fn address_text(
 ///   OYEZ_CLOSED            broken (ECONNRESET, ...), or closed here
 ///   OYEZ_TIMED_OUT         (EAGAIN) a timeout of the server
 ///   OYEZ_STOPPED           the server's drain time is over
-///   OYEZ_INVALID_ARGUMENT  buffer is NULL and size is not 0
+///   OYEZ_INVALID_ARGUMENT  buffer is NULL and size is not 0; in an event server, where input comes by on_data
 ///   OYEZ_FORKED
 /// Threads: any; one reader at a time sees the bytes in order. Since 0.1. See recv(2).
 #[unsafe(no_mangle)]
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn oyez_conn_read(connection: oyez_conn, buffer: *mut c_vo
 ///   OYEZ_LIMIT_REACHED     (EMSGSIZE) no end of line within `size`; the next call goes on behind what was read
 ///   OYEZ_TIMED_OUT         (EAGAIN) a timeout of the server; read_timeout_ms counts for the whole line
 ///   OYEZ_STOPPED           the server's drain time is over
-///   OYEZ_INVALID_ARGUMENT  line is NULL or size is less than 2
+///   OYEZ_INVALID_ARGUMENT  line is NULL or size is less than 2; in an event server, where input comes by on_data
 ///   OYEZ_FORKED
 /// Threads: any; one reader at a time. Since 0.1.
 #[unsafe(no_mangle)]
@@ -133,17 +133,21 @@ pub unsafe extern "C" fn oyez_conn_read_line(connection: oyez_conn, line: *mut c
 
 /// Writes all of it, within the server's timeouts. SIGPIPE is never raised.
 ///
+/// In an event server it never waits: it sends what the kernel takes at once and queues the rest, up to max_output; what
+/// would pass that fails, and nothing of it is sent or queued. From another thread all of it is queued.
+///
 /// Parameters
 ///   connection  a connection
 ///   bytes       what to write; borrowed; NULL where size is 0
 ///   size        how many bytes there are
 /// Returns
-///   size  all of it was taken by the kernel
+///   size  all of it was taken by the kernel, or queued in an event server
 ///   -1    errno and oyez_last_error() are set; an unknown part may have been sent
 /// Errors
 ///   OYEZ_CLOSED            broken (EPIPE, ECONNRESET, ...), or closed here
 ///   OYEZ_TIMED_OUT         (EAGAIN) a timeout of the server: the peer does not read
 ///   OYEZ_STOPPED           the server's drain time is over
+///   OYEZ_LIMIT_REACHED     (ENOBUFS) an event server: it would pass max_output; (ENOMEM) memory is short
 ///   OYEZ_INVALID_ARGUMENT  bytes is NULL and size is not 0
 ///   OYEZ_FORKED
 /// Threads: any; one writer at a time keeps its bytes together. Since 0.1. See send(2).
@@ -187,13 +191,17 @@ pub extern "C" fn oyez_conn_abort(connection: oyez_conn) -> i32 {
 
 /// Takes a connection over from its server, which forgets it.
 ///
+/// In an event server a function of the server may do it, for a connection of its own thread, when nothing is queued;
+/// on_close follows. Input that on_data has left is the caller's to have kept.
+///
 /// Parameters
 ///   connection  a connection; gone after the call
 /// Returns
 ///   >= 0  the descriptor, blocking and close-on-exec; the caller closes it
 ///   -1    errno and oyez_last_error() are set; the connection is as it was
 /// Errors
-///   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it
+///   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it, or output is queued; an event server, from another
+///                          thread
 ///   OYEZ_CLOSED, OYEZ_FORKED
 /// Threads: any. Since 0.1.
 #[unsafe(no_mangle)]

@@ -31,7 +31,8 @@ pub struct oyez_events {
     pub on_data: Option<
         unsafe extern "C-unwind" fn(connection: oyez_conn, bytes: *const u8, size: usize, user: *mut c_void) -> usize,
     >,
-    /// All queued output is sent. It is called after an oyez_conn_write() that could not send all at once.
+    /// All queued output is sent. It is called once for what one or more oyez_conn_write() could not send at once, and
+    /// not where they could: to send much, write until OYEZ_LIMIT_REACHED, and go on here.
     pub on_drain: Option<unsafe extern "C-unwind" fn(connection: oyez_conn, user: *mut c_void)>,
     /// The connection is over: exactly once for each on_open. oyez_conn_user() and oyez_conn_peer() still work in it.
     /// `why`, borrowed for the call, reads as an error does: OYEZ_OK where the program ended it, OYEZ_CLOSED where the
@@ -59,8 +60,8 @@ unsafe impl Growing for oyez_events {
 /// max_output. oyez_conn_close() sends what is queued first. Where the peer has ended its side, the connection is closed
 /// once what is queued, and what on_drain adds, is sent; a program that answers later pauses the connection until then.
 /// idle_timeout_ms counts from the last input or output, lifetime_ms from on_open, write_timeout_ms while output waits
-/// and none of it is taken, and read_timeout_ms from on_open to the first input, and whenever on_data has left some:
-/// until it consumes more. A stop closes idle connections at once, those that have been served and have nothing
+/// and none of it is taken, and read_timeout_ms from on_open to the first input, and whenever on_data has left some,
+/// until it consumes more; not while the connection is paused. A stop closes idle connections at once, those that have been served and have nothing
 /// queued or left over and are not paused; the others have drain_ms.
 ///
 /// Parameters
@@ -170,7 +171,8 @@ pub extern "C" fn oyez_server_poll(server: oyez_server, timeout_ms: i32) -> i32 
 /// Errors
 ///   OYEZ_CLOSED            it is closed
 ///   OYEZ_INVALID_ARGUMENT  the server is no event server
-/// Threads: any. Since 0.1.
+///   OYEZ_FORKED
+/// Threads: any; from another than the connection's it takes effect soon after. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn oyez_conn_pause(connection: oyez_conn) -> i32 {
     guard(|| find(connection, "oyez_conn_pause")?.pause(true, "oyez_conn_pause").map(|()| 0))
@@ -186,7 +188,8 @@ pub extern "C" fn oyez_conn_pause(connection: oyez_conn) -> i32 {
 /// Errors
 ///   OYEZ_CLOSED            it is closed
 ///   OYEZ_INVALID_ARGUMENT  the server is no event server
-/// Threads: any. Since 0.1.
+///   OYEZ_FORKED
+/// Threads: any; from another than the connection's it takes effect soon after. Since 0.1.
 #[unsafe(no_mangle)]
 pub extern "C" fn oyez_conn_resume(connection: oyez_conn) -> i32 {
     guard(|| find(connection, "oyez_conn_resume")?.pause(false, "oyez_conn_resume").map(|()| 0))

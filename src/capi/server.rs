@@ -54,11 +54,11 @@ pub struct oyez_stats {
     pub drained: u64,
     /// Connections that the end of the drain time reset.
     pub cut: u64,
-    /// Bytes that oyez_conn_read() and oyez_conn_read_line() read.
+    /// Bytes that oyez_conn_read() and oyez_conn_read_line() read, or on_data has seen.
     pub bytes_in: u64,
-    /// Bytes that oyez_conn_write() wrote.
+    /// Bytes that oyez_conn_write() wrote, or an event server sent.
     pub bytes_out: u64,
-    /// Reads and writes that ran into a timeout of the server.
+    /// Reads and writes that ran into a timeout of the server, and connections of event servers that one ended.
     pub timeouts: u64,
     /// Listeners that are open now.
     pub listeners: u64,
@@ -199,12 +199,12 @@ pub extern "C" fn oyez_server_adopt(server: oyez_server, listener: i32) -> i32 {
 /// Runs a server on the calling thread until it is stopped and drained.
 ///
 /// Parameters
-///   server  a server with a handler and at least one listener
+///   server  a server with a handler, or an event server; with at least one listener
 /// Returns
 ///   0   stopped and drained
 ///   -1  errno and oyez_last_error() are set
 /// Errors
-///   OYEZ_INVALID_ARGUMENT  no handler, no listener, or it runs already
+///   OYEZ_INVALID_ARGUMENT  no handler and no event server, no listener, it runs already, or oyez_server_poll() drives it
 ///   OYEZ_LIMIT_REACHED     descriptors, memory or threads are used up before the first client
 ///   OYEZ_STOPPED           it has been stopped before
 ///   OYEZ_CLOSED, OYEZ_FORKED
@@ -426,17 +426,18 @@ pub unsafe extern "C" fn oyez_server_accept(server: oyez_server, connection: *mu
     })
 }
 
-/// One descriptor to poll for all listeners of a server without a handler.
+/// One descriptor to poll for all that a server does which a loop of one's own drives: one without a handler, or an event
+/// server that was not started.
 ///
-/// It is readable when oyez_server_accept() has something to do, which may be nothing but tidying up: call that with a
-/// timeout of 0.
+/// It is readable when oyez_server_accept(), or oyez_server_poll(), has something to do, which may be nothing but tidying
+/// up: call that with a timeout of 0.
 ///
 /// Parameters
-///   server  a server without a handler
+///   server  a server without a handler, or an event server
 /// Returns
 ///   >= 0  the descriptor; it stays the server's
 ///   -1    errno and oyez_last_error() are set
-/// Errors: OYEZ_INVALID_ARGUMENT (the server has a handler), OYEZ_CLOSED, OYEZ_FORKED.
+/// Errors: OYEZ_INVALID_ARGUMENT (the server has a handler, or runs), OYEZ_STOPPED (it is over), OYEZ_CLOSED, OYEZ_FORKED.
 /// Threads: any. Since 0.1. See poll(2), epoll(7).
 #[unsafe(no_mangle)]
 pub extern "C" fn oyez_server_poll_fd(server: oyez_server) -> i32 {

@@ -302,6 +302,16 @@ impl Slot {
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Whether it is a Unix socket.
+    pub fn is_local(&self) -> bool {
+        matches!(*self.peer.lock().unwrap_or_else(PoisonError::into_inner), PeerAddress::Unix)
+    }
+
+    /// Its end has not begun after all.
+    pub fn take_end_back(&self) {
+        self.ends.store(false, Ordering::Release);
+    }
+
     /// The end of the stream was read: closing then destroys nothing.
     pub fn note_end(&self) {
         self.at_end.store(1, Ordering::Relaxed);

@@ -34,6 +34,8 @@ pub struct Conn {
     pub writable: bool,
     /// The peer has ended its side, is gone, or uses urgent data: a short read is not the last one.
     pub hung_up: bool,
+    /// It is a Unix socket.
+    pub is_local: bool,
     /// The peer has ended the stream: what is queued is sent, and what on_drain adds, and that is all.
     pub ended: bool,
     /// The program reads nothing for a while.
@@ -51,7 +53,7 @@ pub struct Conn {
 pub enum State {
     /// Input is read and output taken.
     Open,
-    /// Nothing is read or taken any more; what is queued is sent.
+    /// Nothing is taken any more, and input is dropped; what is queued is sent.
     Closing,
     /// It is over, and on_close is yet to be called.
     Over,
@@ -61,6 +63,7 @@ impl Conn {
     /// One that was accepted just now.
     pub fn new(owned: Owned, now: u32) -> Self {
         Self {
+            is_local: owned.slot().is_local(),
             owned,
             input: Vec::new(),
             output: Output::default(),

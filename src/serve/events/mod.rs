@@ -5,6 +5,7 @@
 //! on a connection act at once on its lane's thread, and are queued to it from any other.
 
 mod conn;
+mod connections;
 mod inbox;
 mod lane;
 mod output;
@@ -99,7 +100,7 @@ pub fn write(slot: &Slot, id: ConnectionId, number: u64, bytes: &[u8]) -> Result
     copy.extend_from_slice(bytes);
     let server = slot.server().ok_or_else(|| gone(FUNCTION))?;
     if let Err(queued) = slot.queue_within(bytes.len(), server.options().max_output) {
-        return Err(lane::too_much(&server, queued, bytes.len()));
+        return Err(connections::too_much(&server, queued, bytes.len()));
     }
     post(slot, number, Command::Write(id, copy), FUNCTION).inspect_err(|_| slot.unqueue(bytes.len()))
 }
@@ -112,7 +113,7 @@ pub fn end(slot: &Slot, id: ConnectionId, number: u64, ending: Ending, function:
     if here(number, |_, lane| lane.end(slot.place(), ending)).is_some() {
         return Ok(());
     }
-    post(slot, number, Command::End(id, ending), function)
+    post(slot, number, Command::End(id, ending), function).inspect_err(|_| slot.take_end_back())
 }
 
 /// Takes a connection away from its lane.

@@ -108,6 +108,15 @@ impl Wheel {
         Some(place)
     }
 
+    /// Whether something is due at `now`.
+    pub fn is_due(&mut self, now: u32) -> bool {
+        let is_due = self.next_tick().is_some_and(|tick| tick <= now);
+        if !is_due {
+            self.looked = self.looked.max(now);
+        }
+        is_due
+    }
+
     /// The next tick at which something is due.
     pub fn next_tick(&self) -> Option<u32> {
         if self.count == 0 {

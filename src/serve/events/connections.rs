@@ -1,0 +1,393 @@
+//! The connections of a lane, and what is noted of each between two steps. Nothing here calls the program.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+
+use rustix::io::Errno;
+use rustix::net::SendFlags;
+
+use super::super::Server;
+use super::super::connection::{Ending, Guest};
+use super::super::counters;
+use super::conn::{Conn, Place, State, Table, Why};
+use super::wheel::{NEVER, TICK_MS, Wheel};
+use crate::error::{Code, Error, Result};
+
+/// How much is read at once.
+const BUFFER: usize = 64 * 1024;
+
+/// All that a lane knows of its connections.
+#[derive(Debug)]
+pub struct Connections {
+    /// The connections.
+    pub table: Table,
+    /// When they are due.
+    pub wheel: Wheel,
+    /// Connections with more to read, whose turn is over.
+    pub go_on: VecDeque<Place>,
+    /// Connections that are over.
+    pub over: VecDeque<(Place, Why, Ending)>,
+    /// What input is read into; not here while a function of the program looks at it.
+    pub buffer: Vec<u8>,
+    /// The tick of this turn.
+    pub now: u32,
+    /// The stop has been noticed.
+    pub stopping: bool,
+}
+
+/// What reading from a connection takes.
+pub struct Reading {
+    /// For the program's function.
+    pub guest: Guest,
+    /// Its socket.
+    pub socket: BorrowedFd<'static>,
+    /// The lane's buffer.
+    pub buffer: Vec<u8>,
+    /// How much of it may be filled.
+    pub window: usize,
+    /// Nothing is left from before: the program gets the input as it is in the buffer.
+    pub is_first: bool,
+    /// The connection is closing: input is read and dropped, so that a peer that sends is not kept from reading.
+    pub dropped: bool,
+}
+
+/// What follows when something was read.
+pub enum Next {
+    /// There is nothing more for now.
+    Wait,
+    /// There may be more.
+    Read,
+    /// The program gets it together with what it has left before.
+    Deliver,
+}
+
+impl Conn {
+    pub fn may_read(&self) -> bool {
+        let wants = self.state == State::Closing || (self.state == State::Open && !self.paused);
+        wants && self.readable && !self.ended
+    }
+
+    /// Sends what the kernel takes at once.
+    pub fn send(&mut self, bytes: &[u8]) -> std::result::Result<usize, Errno> {
+        let Some(socket) = self.socket() else { return Err(Errno::BADF) };
+        loop {
+            match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+                Ok(sent) => {
+                    self.owned.slot().count_out(sent);
+                    return Ok(sent);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(0),
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+
+    /// When it is looked at next, and what is over if that is no later than `now`.
+    pub fn due(&self, now: u32) -> (u32, Option<&'static str>) {
+        let limits = self.owned.slot().times();
+        let after = |since: u32, milliseconds: u32| match milliseconds {
+            0 => NEVER,
+            // One more, because the first tick may be almost over.
+            limit => since.saturating_add(limit.div_ceil(TICK_MS as u32)).saturating_add(1),
+        };
+        let reads = !self.paused && (!self.served || !self.input.is_empty());
+        let ends = [
+            (after(self.opened, limits.lifetime), "the connection's lifetime is over"),
+            (after(self.active, limits.idle), "the connection was silent for too long"),
+            (if reads { after(self.incomplete, limits.read) } else { NEVER }, "input stayed incomplete for too long"),
+            (if self.waits == NEVER { NEVER } else { after(self.waits, limits.write) }, "output was not taken in time"),
+        ];
+        let first = ends.iter().min_by_key(|(due, _)| *due).copied().unwrap_or((NEVER, ""));
+        (first.0, (first.0 <= now).then_some(first.1))
+    }
+}
+
+impl Connections {
+    /// None, with the buffer that input is read into; `None` without memory.
+    pub fn new() -> Option<Self> {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(BUFFER).ok()?;
+        buffer.resize(BUFFER, 0);
+        Some(Self {
+            table: Table::default(),
+            wheel: Wheel::new(0),
+            go_on: VecDeque::new(),
+            over: VecDeque::new(),
+            buffer,
+            now: 0,
+            stopping: false,
+        })
+    }
+
+    /// Notes for one more connection must not need memory later.
+    pub fn make_room(&mut self) -> bool {
+        let count = self.table.len() + 1;
+        self.over.try_reserve(count).and_then(|()| self.go_on.try_reserve(count)).is_ok()
+    }
+
+    /// Has a connection looked at when it may be due, unless that happens earlier anyway.
+    pub fn arm(&mut self, place: Place) {
+        let now = self.now;
+        let Some(conn) = self.table.get(place) else { return };
+        let (due, _) = conn.due(now);
+        if due < conn.link.due {
+            self.wheel.put(&mut self.table, place.index, due);
+        }
+    }
+
+    /// Whether nothing goes on, is over or is due.
+    pub fn is_done(&mut self) -> bool {
+        let is_due = self.wheel.is_due(self.now);
+        self.go_on.is_empty() && self.over.is_empty() && !is_due
+    }
+
+    /// The next connection whose time is over.
+    pub fn next_due(&mut self) -> Option<(Place, Error)> {
+        let now = self.now;
+        while let Some(index) = self.wheel.next_due(&mut self.table, now) {
+            let Some(place) = self.table.place(index) else { continue };
+            let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { continue };
+            match conn.due(now) {
+                (_, Some(cause)) => {
+                    return Some((place, Error::system("wait", Errno::AGAIN).because(format_args!("{cause}"))));
+                }
+                (NEVER, None) => {}
+                (due, None) => self.wheel.put(&mut self.table, index, due),
+            }
+        }
+        None
+    }
+
+    /// The connection is over.
+    pub fn finish(&mut self, place: Place, why: Why, ending: Ending) {
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return };
+        conn.state = State::Over;
+        conn.owned.slot().begin_to_end();
+        // A peer that does not get everything must be able to tell.
+        let whole = ending != Ending::Close || conn.output.is_empty();
+        let ending = if whole { ending } else { Ending::Abort };
+        self.over.push_back((place, why, ending));
+    }
+
+    /// The peer sends nothing more: what is queued is sent, and that is the end.
+    pub fn end_of_stream(&mut self, place: Place) {
+        let Some(conn) = self.table.get(place) else { return };
+        conn.readable = false;
+        conn.owned.slot().note_end();
+        conn.ended = true;
+        self.end_if_sent(place);
+    }
+
+    /// Where either side has ended the stream and nothing waits to be sent, the connection is over.
+    pub fn end_if_sent(&mut self, place: Place) {
+        let Some(conn) = self.table.get(place).filter(|conn| conn.owned.slot().queued() == 0) else { return };
+        match conn.state {
+            State::Closing => self.finish(place, None, Ending::Close),
+            State::Open if conn.ended => self.finish(place, Some(ended()), Ending::Close),
+            State::Open | State::Over => {}
+        }
+    }
+
+    /// What is needed to read from a connection; `None` where nothing is to be read.
+    pub fn begin_read(&mut self, server: &Server, place: Place) -> Option<Reading> {
+        // Without its buffer it is in the middle of another read, below on this stack.
+        let conn = self.table.get(place).filter(|conn| conn.may_read() && !self.buffer.is_empty())?;
+        // What the program leaves is within max_input then; a byte more where it has left as much.
+        let window = server.options().max_input.saturating_sub(conn.input.len()).clamp(1, BUFFER);
+        let (guest, socket) = (conn.owned.guest(), conn.socket()?);
+        let (is_first, dropped) = (conn.input.is_empty(), conn.state == State::Closing);
+        Some(Reading { guest, socket, buffer: std::mem::take(&mut self.buffer), window, is_first, dropped })
+    }
+
+    /// Notes what recv(2) said, and keeps what the program has not consumed.
+    pub fn end_read(
+        &mut self,
+        server: &Server,
+        place: Place,
+        reading: &Reading,
+        received: std::result::Result<usize, Errno>,
+        consumed: usize,
+    ) -> Next {
+        let now = self.now;
+        let Some(conn) = self.table.get(place) else { return Next::Wait };
+        let length = match received {
+            Ok(0) => {
+                self.end_of_stream(place);
+                return Next::Wait;
+            }
+            Ok(length) => length,
+            Err(Errno::INTR) => return Next::Read,
+            Err(Errno::AGAIN) => {
+                conn.readable = false;
+                return Next::Wait;
+            }
+            Err(errno) => {
+                self.finish(place, Some(Error::system("read", errno).with_code(Code::Closed)), Ending::Abort);
+                return Next::Wait;
+            }
+        };
+        conn.active = now;
+        conn.served = true;
+        conn.owned.slot().count_in(length);
+        // A window that was not filled has taken all there was, and the next event tells of more; unless the end is
+        // behind it, of which the kernel has told already, or it ended at descriptors that a local peer has passed.
+        conn.readable = length == reading.window || conn.hung_up || conn.is_local;
+        let next = if conn.readable { Next::Read } else { Next::Wait };
+        if consumed == length {
+            return next;
+        }
+        self.keep(place, reading.buffer.get(consumed..length).unwrap_or_default());
+        if !reading.is_first {
+            return Next::Deliver;
+        }
+        self.limit_input(server, place);
+        next
+    }
+
+    /// Keeps what the program has not consumed, behind what it has left before.
+    pub fn keep(&mut self, place: Place, rest: &[u8]) {
+        let now = self.now;
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return };
+        if conn.input.is_empty() {
+            conn.incomplete = now;
+        }
+        if conn.input.try_reserve(rest.len()).is_err() {
+            return self.finish(place, Some(Error::system("read", Errno::NOMEM)), Ending::Abort);
+        }
+        conn.input.extend_from_slice(rest);
+    }
+
+    pub fn limit_input(&mut self, server: &Server, place: Place) {
+        let Some(conn) = self.table.get(place) else { return };
+        let (length, most) = (conn.input.len(), server.options().max_input);
+        if length > most {
+            let cause = format_args!("{length} bytes of input were not consumed, more than max_input, {most}");
+            let error = Error::new(Code::LimitReached, "read", cause).with_errno(Errno::MSGSIZE);
+            self.finish(place, Some(error), Ending::Close);
+        } else if length > 0 {
+            self.arm(place);
+        }
+    }
+
+    /// Sends what waits. True where all of it has been sent just now, and the connection goes on.
+    pub fn flush(&mut self, place: Place) -> bool {
+        let now = self.now;
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return false };
+        while !conn.output.is_empty() {
+            let output = std::mem::take(&mut conn.output);
+            let sent = conn.send(output.front());
+            conn.output = output;
+            match sent {
+                Ok(0) => {
+                    conn.writable = false;
+                    return false;
+                }
+                Ok(sent) => {
+                    conn.output.advance(sent);
+                    conn.owned.slot().unqueue(sent);
+                    (conn.active, conn.waits) = (now, now);
+                }
+                Err(errno) => {
+                    let why = Error::system("write", errno).with_code(Code::Closed);
+                    self.finish(place, Some(why), Ending::Abort);
+                    return false;
+                }
+            }
+        }
+        conn.waits = NEVER;
+        let goes_on = conn.state == State::Open;
+        if !goes_on {
+            self.end_if_sent(place);
+        }
+        goes_on
+    }
+
+    /// Sends what the kernel takes at once, and keeps the rest: how much that is.
+    pub fn send(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
+        let now = self.now;
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return Err(gone()) };
+        let sent = if conn.output.is_empty() && conn.writable { conn.send(bytes) } else { Ok(0) };
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(errno) => {
+                let error = Error::system("write", errno).with_code(Code::Closed);
+                self.finish(place, Some(error.clone()), Ending::Abort);
+                return Err(error);
+            }
+        };
+        if sent > 0 {
+            conn.active = now;
+        }
+        let rest = bytes.get(sent..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(0);
+        }
+        conn.writable = false;
+        if let Err(errno) = conn.output.push(rest) {
+            let error = Error::system("write", errno);
+            if sent > 0 {
+                // A part is on its way, so the stream is broken.
+                self.finish(place, Some(error.clone()), Ending::Abort);
+            }
+            return Err(error);
+        }
+        if conn.waits == NEVER {
+            conn.waits = now;
+            self.arm(place);
+        }
+        Ok(rest.len())
+    }
+
+    pub fn go_on_later(&mut self, place: Place) {
+        let Some(conn) = self.table.get(place).filter(|conn| !conn.goes_on) else { return };
+        conn.goes_on = true;
+        self.go_on.push_back(place);
+    }
+
+    /// The next connection that goes on, and whether the program gets what it has left, because it has resumed it.
+    pub fn next_to_go_on(&mut self) -> Option<(Place, bool)> {
+        let place = self.go_on.pop_front()?;
+        let conn = self.table.get(place)?;
+        conn.goes_on = false;
+        let again = std::mem::take(&mut conn.resumed) && !conn.input.is_empty() && !conn.paused;
+        (conn.state != State::Over).then_some((place, again))
+    }
+
+    /// Closes a connection that is idle while the server stops.
+    pub fn close_if_stopping(&mut self, place: Place) {
+        if self.stopping && self.table.get(place).is_some_and(|conn| conn.is_idle()) {
+            self.finish(place, Some(stopped("the server stops")), Ending::Close);
+        }
+    }
+
+    /// Resets what is left when the drain time is over.
+    pub fn cut(&mut self, server: &Server) {
+        for index in 0..self.table.places() {
+            let Some(place) = self.table.place(index) else { continue };
+            let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { continue };
+            conn.owned.slot().note_cut();
+            counters::add(&server.counters().cut, 1);
+            self.finish(place, Some(stopped("the server's drain time is over")), Ending::Abort);
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::new(Code::Closed, "read", format_args!("the peer has ended the stream"))
+}
+
+fn stopped(cause: &str) -> Error {
+    Error::new(Code::Stopped, "stop", format_args!("{cause}"))
+}
+
+pub(super) fn gone() -> Error {
+    Error::new(Code::Closed, "oyez_conn_write", format_args!("the connection is closed"))
+}
+
+pub(super) fn too_much(server: &Server, queued: usize, more: usize) -> Error {
+    let most = server.options().max_output;
+    let cause = format_args!("{queued} bytes are queued, and {more} more would pass max_output, {most}");
+    Error::new(Code::LimitReached, "oyez_conn_write", cause)
+        .hint(format_args!("wait for on_drain before writing more, write less at once, or raise max_output"))
+}

@@ -388,8 +388,8 @@ typedef struct oyez_server_options {
      */
     void *log_user;
     /*
-     Event servers: bytes of input that on_data may leave unconsumed on one connection. No more is read at once, and a
-     connection of which on_data leaves more is closed with OYEZ_LIMIT_REACHED. Default: 1 MiB.
+     Event servers: bytes of input that on_data may leave unconsumed on one connection; if it leaves more, and has not
+     paused the connection, that is closed with OYEZ_LIMIT_REACHED. Default: 1 MiB.
      */
     size_t max_input;
     /*

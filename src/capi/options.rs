@@ -106,8 +106,8 @@ pub struct oyez_server_options {
     pub log: oyez_log,
     /// Passed to log.
     pub log_user: *mut c_void,
-    /// Event servers: bytes of input that on_data may leave unconsumed on one connection. No more is read at once, and a
-    /// connection of which on_data leaves more is closed with OYEZ_LIMIT_REACHED. Default: 1 MiB.
+    /// Event servers: bytes of input that on_data may leave unconsumed on one connection; if it leaves more, and has not
+    /// paused the connection, that is closed with OYEZ_LIMIT_REACHED. Default: 1 MiB.
     pub max_input: usize,
     /// Event servers: bytes that may wait to be sent on one connection; an oyez_conn_write() that would pass it fails
     /// with OYEZ_LIMIT_REACHED and queues nothing; so does any single one that is larger. Default: 16 MiB.

@@ -193,8 +193,8 @@ impl Connections {
     pub fn begin_read(&mut self, server: &Server, place: Place) -> Option<Reading> {
         // Without its buffer it is in the middle of another read, below on this stack.
         let conn = self.table.get(place).filter(|conn| conn.may_read() && !self.buffer.is_empty())?;
-        // What the program leaves is within max_input then; a byte more where it has left as much.
-        let window = server.options().max_input.saturating_sub(conn.input.len()).clamp(1, BUFFER);
+        // What is left of a first read is within max_input; what is left later is, if the program goes on with it.
+        let window = if conn.input.is_empty() { server.options().max_input.clamp(1, BUFFER) } else { BUFFER };
         let (guest, socket) = (conn.owned.guest(), conn.socket()?);
         let (is_first, dropped) = (conn.input.is_empty(), conn.state == State::Closing);
         Some(Reading { guest, socket, buffer: std::mem::take(&mut self.buffer), window, is_first, dropped })
@@ -261,7 +261,8 @@ impl Connections {
     pub fn limit_input(&mut self, server: &Server, place: Place) {
         let Some(conn) = self.table.get(place) else { return };
         let (length, most) = (conn.input.len(), server.options().max_input);
-        if length > most {
+        // A program that pauses has reasons, and nothing is added meanwhile.
+        if length > most && !conn.paused {
             let cause = format_args!("{length} bytes of input were not consumed, more than max_input, {most}");
             let error = Error::new(Code::LimitReached, "read", cause).with_errno(Errno::MSGSIZE);
             self.finish(place, Some(error), Ending::Close);

@@ -67,11 +67,15 @@ static void a_hundred_clients(void)
 
 /* A client that waits in the kernel's queue before there is a loop, and more output than the kernel keeps. */
 
+static int written;
+
+/* Reads when all is written: the kernel keeps less than that, so that the rest waits. */
 static void *read_late(void *client)
 {
     int fd = *(int *)client;
     size_t rest = MUCH;
     char bytes[65536];
+    CHECK_SOON(SEEN(written));
     while (rest > 0) {
         size_t size = client_receive(fd, bytes, rest < sizeof bytes ? rest : sizeof bytes);
         CHECK(size > 0);
@@ -86,6 +90,7 @@ static void send_much(oyez_conn connection, void *user)
     static char bytes[MUCH];
     (void)user;
     CHECK_WORKS(oyez_conn_write(connection, bytes, sizeof bytes));
+    __atomic_store_n(&written, 1, __ATOMIC_SEQ_CST);
 }
 
 static void stop_at_drain(oyez_conn connection, void *user)

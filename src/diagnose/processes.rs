@@ -101,23 +101,49 @@ pub fn holders_of(inode: u32, uid: Option<u32>, budget: Budget) -> Holders {
     let wanted = Wanted::of(inode);
     let processes = in_order(uid, budget);
     holders.not_shown = processes.is_empty();
-    for (_, pid) in processes {
-        if budget.is_over() {
-            holders.cut_short = true;
-            break;
-        }
-        match descriptor_of(pid, &wanted, budget) {
-            Ok(Some(fd)) => holders.found.extend(Holder::of(pid, fd)),
-            Ok(None) => {}
-            Err(Errno::ACCESS | Errno::PERM) => holders.closed_to_us += 1,
-            Err(Errno::TIMEDOUT) => holders.cut_short = true,
-            // It has ended meanwhile.
-            Err(_) => {}
-        }
+    // A listener is opened early, so the first descriptors of all are looked at before the rest of those with many.
+    let many: Vec<u32> =
+        processes.iter().filter_map(|&(_, pid)| holders.look(pid, &wanted, Part::First, budget)).collect();
+    if holders.found.is_empty() {
+        many.into_iter().for_each(|pid| {
+            holders.look(pid, &wanted, Part::Rest, budget);
+        });
     }
     let pids: Vec<u32> = holders.found.iter().map(|holder| holder.pid).collect();
     holders.found.sort_by_key(|holder| (pids.contains(&holder.parent), holder.pid));
     holders
+}
+
+/// A part of a process's descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    First,
+    Rest,
+}
+
+impl Part {
+    /// How many are the first ones.
+    const FIRST: usize = 256;
+}
+
+impl Holders {
+    /// Looks at a process; its number where it has more than the first descriptors, and these are not it.
+    fn look(&mut self, pid: u32, wanted: &Wanted, part: Part, budget: Budget) -> Option<u32> {
+        if budget.is_over() {
+            self.cut_short = true;
+            return None;
+        }
+        match descriptor_of(pid, wanted, part, budget) {
+            Ok(Some(fd)) => self.found.extend(Holder::of(pid, fd)),
+            Ok(None) => {}
+            Err(Errno::OVERFLOW) => return Some(pid),
+            Err(Errno::ACCESS | Errno::PERM) => self.closed_to_us += 1,
+            Err(Errno::TIMEDOUT) => self.cut_short = true,
+            // It has ended meanwhile.
+            Err(_) => {}
+        }
+        None
+    }
 }
 
 /// All processes: this one first, its user's next.
@@ -184,8 +210,8 @@ impl Wanted {
     }
 }
 
-/// The lowest descriptor of a process that is the socket.
-fn descriptor_of(pid: u32, wanted: &Wanted, budget: Budget) -> Result<Option<u32>, Errno> {
+/// The lowest descriptor of a process that is the socket; EOVERFLOW where there are more than the part that was looked at.
+fn descriptor_of(pid: u32, wanted: &Wanted, part: Part, budget: Budget) -> Result<Option<u32>, Errno> {
     /// The clock is read once for so many descriptors.
     const AT_ONCE: usize = 128;
     let directory = open_directory(path(pid, "fd").as_c_str())?;
@@ -194,10 +220,15 @@ fn descriptor_of(pid: u32, wanted: &Wanted, budget: Budget) -> Result<Option<u32
     let mut seen = 0usize;
     while let Some(entry) = entries.next() {
         let entry = entry?;
+        seen += 1;
+        match part {
+            Part::First if seen > Part::FIRST => return Err(Errno::OVERFLOW),
+            Part::Rest if seen <= Part::FIRST => continue,
+            _ => {}
+        }
         if wanted.is(pid, &directory, entry.file_name()) {
             return Ok(number(entry.file_name()));
         }
-        seen += 1;
         if seen.is_multiple_of(AT_ONCE) && budget.is_over() {
             return Err(Errno::TIMEDOUT);
         }

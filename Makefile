@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs valgrind clean
+	test-loops test-python test-docs valgrind bench bench-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -19,6 +19,7 @@ help:
 	@echo 'make examples  the programs of examples-c, in $(BUILD)/examples'
 	@echo 'make header    write include/oyez.h again after a change of src/capi'
 	@echo 'make errors-table  write docs/errors.md again after a change of what errors say (as root)'
+	@echo 'make bench     measure against plain epoll, threads, libuv and libevent, and write BENCHMARKS.md'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 
 # What is missing is named with the Debian package that has it.
@@ -86,6 +87,12 @@ test-docs: library
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)
 	tests/c/valgrind.sh $(BUILD)/c $(LIBRARY)
+
+bench: library
+	CC='$(CC)' $(PYTHON) bench/run.py --library $(LIBRARY) --build $(BUILD)/bench
+
+bench-quick: library
+	CC='$(CC)' $(PYTHON) bench/run.py --quick --library $(LIBRARY) --build $(BUILD)/bench
 
 clean:
 	$(CARGO) clean

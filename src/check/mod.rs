@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::address::{self, Address, Listed, Spec};
 use crate::diagnose;
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use crate::listen::{self, Options};
 use crate::text::{Escaped, Text};
 pub use host::{Descriptors, Host, Ipv6};
@@ -153,7 +153,7 @@ fn one(listed: &Listed<'_>) -> Result<Checked> {
         address: Text::format(format_args!("{spec}")),
         optional: listed.optional,
         available: tried.is_ok(),
-        skipped: listed.optional && failure.is_some_and(lacks),
+        skipped: listed.optional && failure.is_some_and(listen::cannot_be_had),
         bound: socket.and_then(|socket| listen::local_address(socket).ok()),
         stale_file: tried.is_ok() && residents::has_file(spec),
         failure: failure.map(Failure::from),
@@ -161,11 +161,6 @@ fn one(listed: &Listed<'_>) -> Result<Checked> {
         backlog: backlog(spec, options.backlog),
         port: port(spec, socket),
     })
-}
-
-/// Whether the host lacks what the address needs, as opposed to somebody being there already.
-fn lacks(error: &Error) -> bool {
-    matches!(error.code(), Code::AddressNotAvailable | Code::Unsupported | Code::NameNotFound)
 }
 
 fn backlog(spec: &Spec<'_>, asked: Option<i32>) -> Option<Backlog> {

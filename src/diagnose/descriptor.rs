@@ -195,10 +195,8 @@ impl Process {
 
 impl Display for Process {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        let mut path = Line::<40>::new();
-        path.set(format_args!("/proc/{}/comm", self.0));
         let mut buffer = [0; 64];
-        match file::read_bytes(path.as_c_str(), &mut buffer).map(<[u8]>::trim_ascii_end) {
+        match file::process_name(self.0, &mut buffer) {
             Some(name) if !name.is_empty() => write!(out, "{} ({})", self.0, Escaped(name)),
             _ => write!(out, "{}", self.0),
         }

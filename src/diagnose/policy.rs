@@ -5,7 +5,7 @@ use rustix::process::geteuid;
 
 use super::file;
 use super::processes::User;
-use super::system::{first_unprivileged_port, has_seccomp_filter, is_in_user_namespace, may_bind_privileged};
+use super::system::{first_unprivileged_port, has_seccomp_filter, is_in_initial_user_namespace, may_bind_privileged};
 use crate::error::Error;
 use crate::text::{Escaped, Text};
 
@@ -14,7 +14,7 @@ pub fn explain_bind(error: Error, port: u16) -> Error {
     let limit = first_unprivileged_port();
     let is_privileged = port != 0 && port < limit;
     match may_bind_privileged() {
-        Some(true) if is_privileged && is_in_user_namespace() => error
+        Some(true) if is_privileged && is_in_initial_user_namespace() == Some(false) => error
             .because(format_args!(
                 "ports below {limit} are privileged, and this process has CAP_NET_BIND_SERVICE only within its user \
                  namespace, which may not own the network"

@@ -240,7 +240,7 @@ impl Holder {
     fn of(pid: u32, fd: u32) -> Option<Self> {
         let mut buffer = [0; 512];
         let mut name = Name::new();
-        name.extend_from_slice(file::read_bytes(path(pid, "comm").as_c_str(), &mut buffer)?.trim_ascii_end());
+        name.extend_from_slice(file::process_name(pid, &mut buffer)?);
         let uid = owner(CWD, path(pid, "").as_c_str())?;
         // In stat the name may hold anything, also parentheses: the last one ends it.
         let stat = file::read_bytes(path(pid, "stat").as_c_str(), &mut buffer)?;

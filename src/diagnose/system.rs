@@ -1,5 +1,7 @@
 //! Settings of the system that decide what can be bound.
 
+use rustix::thread::{CapabilitySet, capabilities};
+
 use super::file;
 
 /// The ports from which the system takes free ones, and those of outgoing connections (ip(7)).
@@ -57,21 +59,19 @@ pub fn first_unprivileged_port() -> u16 {
     limit.and_then(|limit| u16::try_from(limit).ok()).unwrap_or(1024)
 }
 
-/// Whether this thread has CAP_NET_BIND_SERVICE; `None` where /proc does not tell.
+/// Whether this thread has CAP_NET_BIND_SERVICE; `None` where the kernel does not tell.
 pub fn may_bind_privileged() -> Option<bool> {
-    has_capability(10)
+    has_capability(CapabilitySet::NET_BIND_SERVICE)
 }
 
 /// Whether this thread has CAP_FOWNER, by which it may remove anybody's file from a sticky directory.
 pub fn may_remove_any_file() -> bool {
-    has_capability(3).unwrap_or(false)
+    has_capability(CapabilitySet::FOWNER).unwrap_or(false)
 }
 
-/// Whether a capability is in effect, by its number in linux/capability.h (capabilities(7)).
-fn has_capability(number: u32) -> Option<bool> {
-    let mut buffer = [0; 4096];
-    let mask = status_field("CapEff", &mut buffer)?;
-    u64::from_str_radix(mask, 16).ok().map(|mask| mask >> number & 1 == 1)
+/// Whether one of these capabilities is in effect (capabilities(7)).
+pub fn has_capability(any: CapabilitySet) -> Option<bool> {
+    capabilities(None).ok().map(|sets| sets.effective.intersects(any))
 }
 
 /// Whether a seccomp filter looks at this thread's system calls (seccomp(2)).
@@ -89,11 +89,12 @@ fn status_field<'b>(name: &str, buffer: &'b mut [u8]) -> Option<&'b str> {
     })
 }
 
-/// Whether this process is in a user namespace of its own, where capabilities count for less (user_namespaces(7)).
-pub fn is_in_user_namespace() -> bool {
+/// Whether this process is in the initial user namespace, outside of which capabilities count for less
+/// (user_namespaces(7)); `None` where /proc does not tell.
+pub fn is_in_initial_user_namespace() -> Option<bool> {
     let mut buffer = [0; 256];
-    let map = file::read(c"/proc/self/uid_map", &mut buffer).unwrap_or_default();
-    !map.is_empty() && map.split_ascii_whitespace().ne(["0", "0", "4294967295"])
+    let map = file::read(c"/proc/self/uid_map", &mut buffer).filter(|map| !map.is_empty())?;
+    Some(map.split_ascii_whitespace().eq(["0", "0", "4294967295"]))
 }
 
 /// Whether IPv6 is switched off by sysctl, and the name of that.

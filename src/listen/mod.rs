@@ -104,7 +104,7 @@ pub fn listen_all<'a>(text: &'a [u8], options: &Options<'a>, mut skipped: impl F
 }
 
 /// Whether the host lacks what the address needs, as opposed to somebody being there already.
-fn cannot_be_had(error: &Error) -> bool {
+pub fn cannot_be_had(error: &Error) -> bool {
     matches!(error.code(), Code::AddressNotAvailable | Code::Unsupported | Code::NameNotFound)
 }
 

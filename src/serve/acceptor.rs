@@ -156,7 +156,7 @@ impl Server {
                 Verdict::Empty | Verdict::Dead => return None,
                 Verdict::Retry => {}
                 Verdict::Pause => {
-                    if !self.linger_evict() {
+                    if !self.lingering().evict() {
                         return None;
                     }
                     // Descriptors were held by connections that were over. They are free now.

@@ -750,7 +750,8 @@ impl Connection {
     }
 }
 
-fn gone(function: &'static str) -> Error {
+/// The error of a call on a connection that is over.
+pub fn gone(function: &'static str) -> Error {
     Error::new(Code::Closed, function, format_args!("the connection is closed"))
 }
 

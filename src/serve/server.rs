@@ -382,10 +382,6 @@ impl Server {
         }
     }
 
-    pub(super) fn linger_evict(&self) -> bool {
-        self.linger.evict()
-    }
-
     /// Ends the server because of a failure.
     pub(super) fn fail(&self, error: Error) {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);

@@ -3,11 +3,11 @@
 use rustix::fs::{CWD, Mode, OFlags, RawDir, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getpid, getrlimit, getuid};
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::thread::CapabilitySet;
 use std::mem::MaybeUninit;
 
 use super::super::budget::Budget;
-use super::super::file;
+use super::super::{file, system};
 use super::cgroup::{self, Controller};
 use super::gauge::{Gauge, HowToRaise, ProcessLimit, Raise, Verdict};
 use super::{for_limits, memory};
@@ -51,12 +51,8 @@ fn of_user(budget: Budget) -> Option<Gauge> {
 /// Whether the kernel lets this process pass RLIMIT_NPROC: as root or with these capabilities, if they are the initial
 /// user namespace's.
 fn is_exempt() -> bool {
-    let mut buffer = [0; 128];
-    let map = file::read(c"/proc/self/uid_map", &mut buffer).unwrap_or_default();
-    let is_initial = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
-    let passing = CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN;
-    let may_pass = capabilities(None).is_ok_and(|sets| sets.effective.intersects(passing));
-    is_initial && (may_pass || getuid().is_root())
+    let may_pass = system::has_capability(CapabilitySet::SYS_RESOURCE | CapabilitySet::SYS_ADMIN).unwrap_or(false);
+    system::is_in_initial_user_namespace() == Some(true) && (may_pass || getuid().is_root())
 }
 
 /// The threads of this user, as far as /proc shows them; `None` where there is no time to count them all.

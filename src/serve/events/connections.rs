@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::super::Server;
-use super::super::connection::{Ending, Guest};
+use super::super::connection::{Ending, Guest, gone};
 use super::super::counters;
 use super::conn::{Conn, Place, State, Table, Why};
 use super::wheel::{NEVER, TICK_MS, Wheel};
@@ -307,7 +307,9 @@ impl Connections {
     /// Sends what the kernel takes at once, and keeps the rest: how much that is.
     pub fn send(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
         let now = self.now;
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return Err(gone()) };
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else {
+            return Err(gone("oyez_conn_write"));
+        };
         let sent = if conn.output.is_empty() && conn.writable { conn.send(bytes) } else { Ok(0) };
         let sent = match sent {
             Ok(sent) => sent,
@@ -380,10 +382,6 @@ fn ended() -> Error {
 
 fn stopped(cause: &str) -> Error {
     Error::new(Code::Stopped, "stop", format_args!("{cause}"))
-}
-
-pub(super) fn gone() -> Error {
-    Error::new(Code::Closed, "oyez_conn_write", format_args!("the connection is closed"))
 }
 
 pub(super) fn too_much(server: &Server, queued: usize, more: usize) -> Error {

@@ -13,11 +13,11 @@ use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
-use super::super::connection::{Ending, Guest, Owned, Slot, in_lane};
+use super::super::connection::{Ending, Guest, Owned, Slot, gone, in_lane};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server};
 use super::conn::{Conn, Place, State, Why};
-use super::connections::{Connections, Next, Reading, gone, too_much};
+use super::connections::{Connections, Next, Reading, too_much};
 use super::inbox::{Command, Inbox};
 use super::wheel::{NEVER, TICK_MS};
 use crate::deadline::{self, Deadline};
@@ -275,7 +275,7 @@ impl Lane {
     pub fn write(&self, server: &Server, place: Place, bytes: &[u8]) -> Option<Result<()>> {
         let mut connections = self.connections();
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else {
-            return Some(Err(gone()));
+            return Some(Err(gone("oyez_conn_write")));
         };
         let queued = conn.owned.slot().queued();
         if queued > conn.output.front().len() {
@@ -413,7 +413,7 @@ impl Lane {
     pub fn detach(&self, server: &Server, place: Place) -> Result<()> {
         let mut connections = self.connections();
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else {
-            return Err(gone());
+            return Err(gone("oyez_conn_detach"));
         };
         if conn.owned.slot().queued() > 0 {
             let cause = format_args!("output is queued: wait for on_drain");

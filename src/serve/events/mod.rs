@@ -20,9 +20,9 @@ pub use conn::Place;
 pub use lane::Lane;
 pub use worker::Workers;
 
-use super::connection::{Ending, Owned, Slot};
+use super::connection::{Ending, Owned, Slot, gone};
 use super::{ConnectionId, Server};
-use crate::error::{Code, Error, Result};
+use crate::error::{Error, Result};
 use inbox::Command;
 
 /// A function for a connection.
@@ -80,10 +80,6 @@ fn post(slot: &Slot, number: u64, command: Command, function: &'static str) -> R
     let server = slot.server().ok_or_else(gone)?;
     let lane = server.lanes().iter().find(|lane| lane.number() == number).ok_or_else(gone)?;
     lane.inbox.post(command).map_err(|_| Error::system(function, rustix::io::Errno::NOMEM))
-}
-
-fn gone(function: &'static str) -> Error {
-    Error::new(Code::Closed, function, format_args!("the connection is closed"))
 }
 
 /// Sends bytes on a connection of a lane, or queues them.

@@ -156,7 +156,7 @@ pub unsafe extern "C" fn oyez_conn_write(connection: oyez_conn, bytes: *const c_
     guard(|| {
         // SAFETY: the documentation asks for NULL or `size` readable bytes.
         let bytes = unsafe { input(bytes.cast(), size, "oyez_conn_write") }?;
-        find(connection, "oyez_conn_write")?.write(bytes).map(|()| size.cast_signed())
+        Connection::write_to(ConnectionId::from_number(connection), bytes).map(|()| size.cast_signed())
     })
 }
 

@@ -121,16 +121,24 @@ impl Shortage {
 impl Server {
     /// Accepts from any listener that may have somebody waiting.
     pub(super) fn accept_any(self: &Arc<Self>) -> Option<Owned> {
-        let mut index = 0;
-        while let Some(listener) = self.listeners().get(index) {
-            if listener.is_ready()
-                && let Some(accepted) = self.accept_from(&listener)
-            {
-                return Some(accepted);
+        if !self.listeners().take_ready() {
+            return None;
+        }
+        let (mut index, mut accepted) = (0, None);
+        while let Some(listener) = self.listeners().get(index).filter(|_| accepted.is_none()) {
+            if listener.is_ready() {
+                accepted = self.accept_from(&listener);
+                // It was not emptied, or accepting rests.
+                if listener.is_ready() {
+                    self.listeners().keep_ready();
+                }
             }
             index += 1;
         }
-        None
+        if accepted.is_some() {
+            self.listeners().keep_ready();
+        }
+        accepted
     }
 
     /// Accepts from a listener; `None` where nobody waits, or accepting has to rest.

@@ -73,11 +73,12 @@ impl Server {
 
     /// One descriptor for a foreign loop.
     pub fn poll_fd(&self) -> Result<RawFd> {
-        if !self.is_by_hand() {
-            self.check_polled("oyez_server_poll_fd")?;
+        match self.is_by_hand() {
+            true => self.set_timer(),
+            // Each oyez_server_poll() sets it: what its loop has to do is known there.
+            false => self.check_polled("oyez_server_poll_fd")?,
         }
         self.watch_listeners();
-        self.set_timer();
         Ok(self.epoll().as_raw_fd())
     }
 

@@ -179,11 +179,6 @@ impl Owned {
         self.slot.socket().ok()
     }
 
-    /// For a call of the program's functions.
-    pub fn guest(&self) -> Guest {
-        Guest { slot: self.slot, id: self.id }
-    }
-
     /// What the slot keeps for the event loop that has the connection.
     pub fn slot(&self) -> &'static Slot {
         self.slot
@@ -196,29 +191,6 @@ impl Owned {
         handler(self.id);
         let gone = CURRENT.replace(outer).gone;
         (!gone).then_some(self)
-    }
-}
-
-/// A connection whose owner holds it meanwhile.
-#[derive(Clone, Copy, Debug)]
-pub struct Guest {
-    slot: &'static Slot,
-    id: ConnectionId,
-}
-
-impl Guest {
-    /// Runs a function of the program with the connection found without a lock on this thread.
-    pub fn call<T>(self, function: impl FnOnce(ConnectionId) -> T) -> T {
-        /// Puts the outer one back, also when the function panics.
-        struct Outer(Current);
-        impl Drop for Outer {
-            fn drop(&mut self) {
-                CURRENT.set(self.0);
-            }
-        }
-        let current = Current { id: self.id.number(), epoch: fork::epoch(), slot: Some(self.slot), gone: false };
-        let _outer = Outer(CURRENT.replace(current));
-        function(self.id)
     }
 }
 
@@ -292,14 +264,14 @@ impl Slot {
         self.queued.fetch_sub(less, Ordering::AcqRel);
     }
 
-    /// Bytes were read.
+    /// Bytes were read, on the thread of the connection's loop: nobody else counts.
     pub fn count_in(&self, bytes: usize) {
-        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes_in.store(self.bytes_in.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
 
-    /// Bytes were sent.
+    /// Bytes were sent, on that thread.
     pub fn count_out(&self, bytes: usize) {
-        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.bytes_out.store(self.bytes_out.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
     }
 
     /// Whether it is a Unix socket.
@@ -355,7 +327,8 @@ static CHILDS_OWN: AtomicU64 = AtomicU64::new(0);
 pub fn is_in_handler_of(server: &Server) -> bool {
     let current = CURRENT.get();
     let slot = current.slot.filter(|_| current.epoch == fork::epoch());
-    slot.is_some_and(|slot| slot.server().is_some_and(|own| std::ptr::eq(Arc::as_ptr(&own), server)))
+    events::is_serving_for(server)
+        || slot.is_some_and(|slot| slot.server().is_some_and(|own| std::ptr::eq(Arc::as_ptr(&own), server)))
 }
 
 impl Slot {
@@ -521,6 +494,10 @@ impl Connection {
             )
             .hint(format_args!("pass the descriptor to the child before fork(2), with oyez_conn_detach()")));
         }
+        if let Some(slot) = events::serving(id) {
+            let open = Some(slot).filter(|slot| slot.state.is_open(id));
+            return open.map(|slot| Self { slot, hold: Hold::Handler }).ok_or_else(|| gone(function));
+        }
         let slot = table::slot_of(id).filter(|slot| slot.state.pin(id)).ok_or_else(|| gone(function))?;
         Ok(Self { slot, hold: Hold::Pin })
     }
@@ -627,6 +604,11 @@ impl Connection {
             Some(lane) => events::pause(self.slot, self.id(), lane, paused, function),
             None => Err(Error::invalid(function, format_args!("it is for the connections of event servers"))),
         }
+    }
+
+    /// Writes all of it to the connection of a number.
+    pub fn write_to(id: ConnectionId, bytes: &[u8]) -> Result<()> {
+        events::write_here(id, bytes).unwrap_or_else(|| Self::find(id, "oyez_conn_write")?.write(bytes))
     }
 
     /// Writes all of it.

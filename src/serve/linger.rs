@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -32,14 +33,17 @@ const ARRIVAL: EventFlags = INPUT.union(EventFlags::OUT);
 
 /// Connections that linger, in the order of their deadlines.
 #[derive(Debug, Default)]
-pub struct Linger(Mutex<Queue>);
+pub struct Linger {
+    queue: Mutex<Queue>,
+    /// How many there are: looked at in every turn, so without the lock.
+    count: AtomicUsize,
+}
 
 #[derive(Debug, Default)]
 struct Queue {
     entries: VecDeque<Option<Entry>>,
     /// The sequence number of the first entry.
     first: u64,
-    count: usize,
     /// Whether they may go as soon as all has arrived, because the server stops.
     hasty: bool,
 }
@@ -77,8 +81,7 @@ impl Linger {
             return false;
         }
         queue.entries.push_back(Some(Entry { socket, deadline: Deadline::after(PATIENCE) }));
-        queue.count += 1;
-        queue.count == 1
+        self.count.fetch_add(1, Ordering::AcqRel) == 0
     }
 
     /// Something happened on the connection of that number.
@@ -90,22 +93,25 @@ impl Linger {
             matches!(drop_input(entry.socket.as_fd()), Peer::Done) || (hasty && has_arrived(entry.socket.as_fd()))
         });
         if done {
-            queue.remove(index);
+            self.remove(&mut queue, index);
         }
     }
 
     /// Closes those whose time is over.
     pub fn expire(&self) {
+        if self.is_empty() {
+            return;
+        }
         let mut queue = self.queue();
         while queue.entries.front().and_then(Option::as_ref).is_some_and(|entry| entry.deadline.is_over()) {
-            queue.remove(0);
+            self.remove(&mut queue, 0);
         }
     }
 
     /// Closes those whose reply has arrived, because descriptors are needed or the server stops. True where there was
     /// one.
     pub fn evict(&self) -> bool {
-        self.queue().evict()
+        self.evict_from(&mut self.queue())
     }
 
     /// From now on a connection may go as soon as its reply has arrived: those whose has are closed, and the others'
@@ -113,7 +119,7 @@ impl Linger {
     pub fn hasten(&self, epoll: BorrowedFd<'_>, token: impl Fn(u64) -> EventData) {
         let mut queue = self.queue();
         queue.hasty = true;
-        queue.evict();
+        self.evict_from(&mut queue);
         for (number, entry) in (queue.first..).zip(&queue.entries) {
             if let Some(entry) = entry {
                 let _ = epoll::modify(epoll, &entry.socket, token(number), ARRIVAL);
@@ -127,43 +133,44 @@ impl Linger {
         let length = queue.entries.len() as u64;
         queue.entries.clear();
         queue.first += length;
-        queue.count = 0;
+        self.count.store(0, Ordering::Release);
     }
 
     /// Whether nobody lingers.
     pub fn is_empty(&self) -> bool {
-        self.queue().count == 0
+        self.count.load(Ordering::Acquire) == 0
     }
 
     /// When the first one's time is over.
     pub fn deadline(&self) -> Deadline {
+        if self.is_empty() {
+            return Deadline::NEVER;
+        }
         self.queue().entries.front().and_then(Option::as_ref).map_or(Deadline::NEVER, |entry| entry.deadline)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-impl Queue {
-    fn evict(&mut self) -> bool {
-        let before = self.count;
-        for index in (0..self.entries.len()).rev() {
-            let arrived = self.entries.get(index).and_then(Option::as_ref);
+    fn evict_from(&self, queue: &mut Queue) -> bool {
+        let before = self.count.load(Ordering::Acquire);
+        for index in (0..queue.entries.len()).rev() {
+            let arrived = queue.entries.get(index).and_then(Option::as_ref);
             if arrived.is_some_and(|entry| has_arrived(entry.socket.as_fd())) {
-                self.remove(index);
+                self.remove(queue, index);
             }
         }
-        self.count < before
+        self.count.load(Ordering::Acquire) < before
     }
 
-    fn remove(&mut self, index: usize) {
-        if self.entries.get_mut(index).and_then(Option::take).is_some() {
-            self.count -= 1;
+    fn remove(&self, queue: &mut Queue, index: usize) {
+        if queue.entries.get_mut(index).and_then(Option::take).is_some() {
+            self.count.fetch_sub(1, Ordering::AcqRel);
         }
-        while let Some(None) = self.entries.front() {
-            self.entries.pop_front();
-            self.first += 1;
+        while let Some(None) = queue.entries.front() {
+            queue.entries.pop_front();
+            queue.first += 1;
         }
     }
 }

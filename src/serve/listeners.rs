@@ -53,14 +53,18 @@ impl AsFd for Listening {
 
 /// The listeners of a server.
 #[derive(Debug, Default)]
-pub struct Listeners(Mutex<Set>);
+pub struct Listeners {
+    set: Mutex<Set>,
+    /// Whether one of them may have somebody waiting: looked at in every turn, so without the lock.
+    ready: AtomicBool,
+    /// Whether they are watched in the epoll set; changed with the lock held.
+    watched: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Set {
     listeners: Vec<Arc<Listening>>,
     next_number: u32,
-    /// Whether they are watched in the epoll set.
-    watched: bool,
     /// Whether the server takes no more.
     closed: bool,
 }
@@ -78,12 +82,15 @@ impl Listeners {
         for listener in added {
             // Those that are left once one has failed are closed like it.
             match failure {
-                None => failure = set.add_one(listener, shared, epoll).err(),
+                None => failure = set.add_one(listener, shared, epoll, self.events()).err(),
                 Some(_) => listener.close(),
             }
         }
         match failure {
-            None => Ok(set.listeners.last().map_or(-1, |listener| listener.socket.as_raw_fd())),
+            None => {
+                self.keep_ready();
+                Ok(set.listeners.last().map_or(-1, |listener| listener.socket.as_raw_fd()))
+            }
             Some(errno) => {
                 let made = set.listeners.split_off(start);
                 made.into_iter().for_each(|listener| remove(&listener, epoll));
@@ -101,23 +108,24 @@ impl Listeners {
         let failed = |errno| crate::diagnose::for_limits(Error::system("epoll_ctl", errno));
         set.listeners.try_reserve(1).map_err(|_| failed(Errno::NOMEM))?;
         let token = Token::Listener(set.next_number);
-        epoll::add(epoll, socket, token.into(), events(set.watched)).map_err(|errno| match errno {
+        epoll::add(epoll, socket, token.into(), self.events()).map_err(|errno| match errno {
             Errno::EXIST => failed(errno)
                 .with_code(crate::error::Code::InvalidArgument)
                 .because(format_args!("the server has that listener already")),
             _ => failed(errno),
         })?;
         set.push(sys::own(socket), None, true);
+        self.keep_ready();
         Ok(socket.as_raw_fd())
     }
 
     /// Watches the listeners, or stops to.
     pub fn watch(&self, watched: bool, epoll: BorrowedFd<'_>) {
-        let mut set = self.set();
-        if set.watched == watched {
+        if self.watched.load(Ordering::Acquire) == watched {
             return;
         }
-        set.watched = watched;
+        let set = self.set();
+        self.watched.store(watched, Ordering::Release);
         for listener in set.listeners.iter().filter(|listener| !listener.dead.load(Ordering::Acquire)) {
             let _ = epoll::modify(epoll, &listener.socket, Token::Listener(listener.number).into(), events(watched));
         }
@@ -128,6 +136,7 @@ impl Listeners {
         let set = self.set();
         if let Some(listener) = set.listeners.iter().find(|listener| listener.number == number) {
             listener.ready.store(true, Ordering::Release);
+            self.ready.store(true, Ordering::Release);
         }
     }
 
@@ -136,6 +145,21 @@ impl Listeners {
         for listener in &self.set().listeners {
             listener.ready.store(true, Ordering::Release);
         }
+        self.ready.store(true, Ordering::Release);
+    }
+
+    /// Whether one may have somebody waiting. Whoever asks tries them all, and says so where one still may.
+    pub fn take_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.ready.swap(false, Ordering::AcqRel)
+    }
+
+    /// One may still have somebody waiting.
+    pub fn keep_ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+
+    fn events(&self) -> EventFlags {
+        events(self.watched.load(Ordering::Acquire))
     }
 
     /// The listener at that place.
@@ -179,7 +203,7 @@ impl Listeners {
 
     /// In a forked child: closes its copies of the descriptors, without a lock that the parent may have held.
     pub fn close_copies(&self) {
-        if let Ok(set) = self.0.try_lock() {
+        if let Ok(set) = self.set.try_lock() {
             for listener in &set.listeners {
                 drop(sys::own(listener.as_fd()));
             }
@@ -200,14 +224,20 @@ impl Listeners {
     }
 
     fn set(&self) -> MutexGuard<'_, Set> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Set {
-    fn add_one(&mut self, listener: Listener, shared: bool, epoll: BorrowedFd<'_>) -> std::result::Result<(), Errno> {
+    fn add_one(
+        &mut self,
+        listener: Listener,
+        shared: bool,
+        epoll: BorrowedFd<'_>,
+        events: EventFlags,
+    ) -> std::result::Result<(), Errno> {
         let number = self.next_number;
-        let watched = epoll::add(epoll, &listener, Token::Listener(number).into(), events(self.watched));
+        let watched = epoll::add(epoll, &listener, Token::Listener(number).into(), events);
         if let Err(errno) = watched.and_then(|()| self.listeners.try_reserve(1).map_err(|_| Errno::NOMEM)) {
             listener.close();
             return Err(errno);

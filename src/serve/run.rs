@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 
 use super::connection::{self, Owned};
 use super::counters::add;
-use super::events::{Place, on_lane};
+use super::events::{EventLoop, Place, on_lane, on_own_loop};
 use super::server::Phase;
 use super::token::Token;
 use super::{Level, Server, signals, table};
@@ -138,7 +138,10 @@ impl Server {
     }
 
     fn run_to_the_end(self: &Arc<Self>) -> Result<()> {
-        let outcome = self.start_workers().and_then(|()| on_lane(self, 0, || self.loop_until_drained()));
+        let outcome = self.start_workers().and_then(|()| {
+            let ran = on_lane(self, 0, None, |_| self.loop_until_drained());
+            ran.map_err(|errno| Error::system("oyez_server_run", errno))?.0
+        });
         self.end_workers();
         self.release_signals();
         self.set_phase(Phase::Ended);
@@ -228,9 +231,7 @@ impl Server {
             Err(Errno::INTR) => &mut [],
             Err(errno) => return Err(errno),
         };
-        if let Some(lane) = self.lanes().first() {
-            lane.begin_turn();
-        }
+        on_own_loop(self, EventLoop::begin_turn);
         let mut children_ended = false;
         for event in happened.iter() {
             match Token::of(event.data) {
@@ -239,9 +240,7 @@ impl Server {
                 Token::Listener(number) => self.listeners().set_ready(number),
                 Token::Linger(number) => self.lingering().on_event(number),
                 Token::Connection { index, turn } => {
-                    if let Some(lane) = self.lanes().first() {
-                        lane.on_event(self, Place { index, turn }, event.flags);
-                    }
+                    on_own_loop(self, |own| own.on_event(Place { index, turn }, event.flags));
                 }
                 Token::Child(place) => {
                     children_ended = true;
@@ -249,9 +248,7 @@ impl Server {
                 }
             }
         }
-        if let Some(lane) = self.lanes().first() {
-            lane.finish_turn(self);
-        }
+        on_own_loop(self, EventLoop::finish_turn);
         self.look_after(children_ended);
         Ok(())
     }
@@ -274,8 +271,8 @@ impl Server {
     pub(super) fn next_look(&self) -> Deadline {
         let pool = self.pool().map_or(Deadline::NEVER, super::pool::Pool::next_try);
         let children = self.children().map_or(Deadline::NEVER, super::children::Children::next_look);
-        let lane = self.lanes().first().map_or(Deadline::NEVER, super::events::Lane::next_look);
-        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children).earlier(lane)
+        let own = on_own_loop(self, EventLoop::next_look).unwrap_or(Deadline::NEVER);
+        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children).earlier(own)
     }
 
     /// Begins a stop: lets nobody begin to connect, and takes those in who have been connected.
@@ -399,11 +396,13 @@ impl Server {
 
     /// The loops of an event server reset what they have. Returns how many that were.
     fn cut_lanes(self: &Arc<Self>) -> u64 {
-        let Some(lane) = self.lanes().first() else { return 0 };
+        if self.lanes().is_empty() {
+            return 0;
+        }
         let before = super::counters::value(&self.counters().cut);
         let grace = Deadline::after(GRACE);
         self.wake_lanes();
-        lane.finish_turn(self);
+        on_own_loop(self, EventLoop::finish_turn);
         while self.active() > 0 && !grace.is_over() && self.turn(grace).is_ok() {}
         super::counters::value(&self.counters().cut).saturating_sub(before)
     }

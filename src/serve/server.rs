@@ -17,12 +17,11 @@ use super::acceptor::Shortage;
 use super::children::Children;
 use super::connection::{Ending, Owned};
 use super::counters::{self, Counters, Snapshot, add, value};
-use super::events::{Events, Lane, Workers};
+use super::events::{Events, Lane, Polling, Workers};
 use super::linger::Linger;
 use super::listeners::Listeners;
 use super::pool::{self, Pool};
 use super::registry::{self, Slot};
-use super::run::Drain;
 use super::token::Token;
 use super::{ConnectionId, Level, Model, Options, ServerId, connection, signals, table};
 use crate::deadline::Deadline;
@@ -65,7 +64,7 @@ pub struct Server {
     children: Option<Children>,
     events: Option<Events>,
     /// The loops of an event server; the first is the server's own.
-    lanes: Vec<Lane>,
+    lanes: Vec<Arc<Lane>>,
     workers: Workers,
     paused: AtomicBool,
     /// Connections that are not over; those that linger are not among them.
@@ -74,8 +73,8 @@ pub struct Server {
     pub(super) turn: Mutex<std::collections::VecDeque<Owned>>,
     life: Mutex<Life>,
     ended: Condvar,
-    /// Held by the thread that polls; how far a stop has come.
-    pub(super) polling: Mutex<Option<Drain>>,
+    /// Held by the thread that polls.
+    pub(super) polling: Mutex<Polling>,
     /// Why the server has to end, where that is not by a stop.
     failure: Mutex<Option<Error>>,
     /// The signal mask that the program had, for children.
@@ -103,11 +102,11 @@ pub(super) enum Phase {
 }
 
 /// The loops of an event server.
-fn make_lanes(count: usize) -> std::result::Result<Vec<Lane>, Errno> {
+fn make_lanes(count: usize) -> std::result::Result<Vec<Arc<Lane>>, Errno> {
     let mut lanes = Vec::new();
     lanes.try_reserve_exact(count).map_err(|_| Errno::NOMEM)?;
     for index in 0..count {
-        lanes.push(Lane::new(index > 0)?);
+        lanes.push(Arc::new(Lane::new(index > 0)?));
     }
     Ok(lanes)
 }
@@ -498,7 +497,7 @@ impl Server {
         self.events.as_ref()
     }
 
-    pub(super) fn lanes(&self) -> &[Lane] {
+    pub(super) fn lanes(&self) -> &[Arc<Lane>] {
         &self.lanes
     }
 

@@ -17,7 +17,18 @@ static FALLBACK: AtomicU64 = AtomicU64::new(0);
 /// The number of this process among its forked ancestors: never 0, and another one in a child.
 ///
 /// Async-signal-safe after the first call.
+#[inline]
 pub fn epoch() -> u64 {
+    // SAFETY: null, or mapped for good by `map_page`.
+    match unsafe { PAGE.load(Ordering::Acquire).as_ref() }.map_or(0, |word| word.load(Ordering::Relaxed)) {
+        0 => first_epoch(),
+        epoch => epoch,
+    }
+}
+
+/// The epoch of a process that has not asked for it yet.
+#[cold]
+fn first_epoch() -> u64 {
     let Some(word) = page() else { return epoch_by_pid() };
     match word.load(Ordering::Relaxed) {
         0 => claim(word),

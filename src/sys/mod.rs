@@ -4,6 +4,7 @@
 pub mod fork;
 pub mod process;
 pub mod ring;
+pub mod scoped;
 pub mod shared;
 pub mod signal;
 pub mod socket;

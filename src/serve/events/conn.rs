@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::super::connection::Owned;
+use super::event_loop::Guest;
 use super::output::Output;
 use super::wheel::{Link, Links, NEVER};
 use crate::error::Error;
@@ -12,6 +13,8 @@ use crate::error::Error;
 pub struct Conn {
     /// The hold on the connection's number and descriptor.
     pub owned: Owned,
+    /// Its descriptor, which is open as long as `owned` is here.
+    pub socket: BorrowedFd<'static>,
     /// Input that on_data has left.
     pub input: Vec<u8>,
     /// Output that the kernel has not taken yet.
@@ -61,10 +64,11 @@ pub enum State {
 
 impl Conn {
     /// One that was accepted just now.
-    pub fn new(owned: Owned, now: u32) -> Self {
+    pub fn new(owned: Owned, socket: BorrowedFd<'static>, now: u32) -> Self {
         Self {
             is_local: owned.slot().is_local(),
             owned,
+            socket,
             input: Vec::new(),
             output: Output::default(),
             link: Link::default(),
@@ -85,9 +89,9 @@ impl Conn {
         }
     }
 
-    /// Its descriptor.
-    pub fn socket(&self) -> Option<BorrowedFd<'static>> {
-        self.owned.socket()
+    /// For a call of the program's functions.
+    pub fn guest(&self, place: Place) -> Guest {
+        Guest { id: self.owned.id(), slot: self.owned.slot(), place }
     }
 
     /// Whether a stop may close it at once: it has been served, and nothing is under way.

@@ -1,22 +1,22 @@
-//! The connections of a lane, and what is noted of each between two steps. Nothing here calls the program.
+//! The connections of an event loop, and what is noted of each between two steps. Nothing here calls the program.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 
 use super::super::Server;
-use super::super::connection::{Ending, Guest, gone};
+use super::super::connection::{Ending, gone};
 use super::super::counters;
 use super::conn::{Conn, Place, State, Table, Why};
+use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
+use crate::deadline::{self, Deadline};
 use crate::error::{Code, Error, Result};
 
-/// How much is read at once.
-const BUFFER: usize = 64 * 1024;
-
-/// All that a lane knows of its connections.
+/// All that an event loop knows of its connections.
 #[derive(Debug)]
 pub struct Connections {
     /// The connections.
@@ -27,23 +27,22 @@ pub struct Connections {
     pub go_on: VecDeque<Place>,
     /// Connections that are over.
     pub over: VecDeque<(Place, Why, Ending)>,
-    /// What input is read into; not here while a function of the program looks at it.
-    pub buffer: Vec<u8>,
-    /// The tick of this turn.
-    pub now: u32,
+    /// The clock at the first tick.
+    start: u64,
+    /// The tick of this turn, while there is a connection whose time may be over.
+    now: u32,
     /// The stop has been noticed.
     pub stopping: bool,
 }
 
 /// What reading from a connection takes.
+#[derive(Clone, Copy)]
 pub struct Reading {
     /// For the program's function.
     pub guest: Guest,
     /// Its socket.
     pub socket: BorrowedFd<'static>,
-    /// The lane's buffer.
-    pub buffer: Vec<u8>,
-    /// How much of it may be filled.
+    /// How much may be read.
     pub window: usize,
     /// Nothing is left from before: the program gets the input as it is in the buffer.
     pub is_first: bool,
@@ -69,9 +68,8 @@ impl Conn {
 
     /// Sends what the kernel takes at once.
     pub fn send(&mut self, bytes: &[u8]) -> std::result::Result<usize, Errno> {
-        let Some(socket) = self.socket() else { return Err(Errno::BADF) };
         loop {
-            match rustix::net::send(socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match rustix::net::send(self.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(sent) => {
                     self.owned.slot().count_out(sent);
                     return Ok(sent);
@@ -104,20 +102,47 @@ impl Conn {
 }
 
 impl Connections {
-    /// None, with the buffer that input is read into; `None` without memory.
+    /// None; `None` without memory.
     pub fn new() -> Option<Self> {
-        let mut buffer = Vec::new();
-        buffer.try_reserve_exact(BUFFER).ok()?;
-        buffer.resize(BUFFER, 0);
         Some(Self {
             table: Table::default(),
-            wheel: Wheel::new(0),
+            wheel: Wheel::new(0)?,
             go_on: VecDeque::new(),
             over: VecDeque::new(),
-            buffer,
+            start: deadline::clock(),
             now: 0,
             stopping: false,
         })
+    }
+
+    /// Looks at the clock, where a connection's time may be over.
+    pub fn begin_turn(&mut self) {
+        if !self.wheel.is_empty() {
+            self.refresh();
+        }
+    }
+
+    /// Looks at the clock.
+    pub fn refresh(&mut self) -> u32 {
+        let milliseconds = deadline::clock().saturating_sub(self.start) / 1_000_000;
+        self.now = u32::try_from(milliseconds / TICK_MS).unwrap_or(NEVER - 1);
+        self.wheel.catch_up(self.now);
+        self.now
+    }
+
+    /// The tick of this turn: looked up where no connection's time has made that necessary so far.
+    pub fn time(&mut self) -> u32 {
+        if self.wheel.is_empty() { self.refresh() } else { self.now }
+    }
+
+    /// When there is something to do although nothing happens.
+    pub fn next_look(&self) -> Deadline {
+        if !self.go_on.is_empty() || !self.over.is_empty() {
+            return Deadline::after(Duration::ZERO);
+        }
+        let Some(tick) = self.wheel.next_tick() else { return Deadline::NEVER };
+        let time = self.start.saturating_add(u64::from(tick) * TICK_MS * 1_000_000);
+        Deadline::after(deadline::clock_left(time))
     }
 
     /// Notes for one more connection must not need memory later.
@@ -191,23 +216,22 @@ impl Connections {
 
     /// What is needed to read from a connection; `None` where nothing is to be read.
     pub fn begin_read(&mut self, server: &Server, place: Place) -> Option<Reading> {
-        // Without its buffer it is in the middle of another read, below on this stack.
-        let conn = self.table.get(place).filter(|conn| conn.may_read() && !self.buffer.is_empty())?;
+        let conn = self.table.get(place).filter(|conn| conn.may_read())?;
         // What is left of a first read is within max_input; what is left later is, if the program goes on with it.
         let window = if conn.input.is_empty() { server.options().max_input.clamp(1, BUFFER) } else { BUFFER };
-        let (guest, socket) = (conn.owned.guest(), conn.socket()?);
+        let (guest, socket) = (conn.guest(place), conn.socket);
         let (is_first, dropped) = (conn.input.is_empty(), conn.state == State::Closing);
-        Some(Reading { guest, socket, buffer: std::mem::take(&mut self.buffer), window, is_first, dropped })
+        Some(Reading { guest, socket, window, is_first, dropped })
     }
 
-    /// Notes what recv(2) said, and keeps what the program has not consumed.
+    /// Notes what recv(2) said, and keeps the rest that the program has not consumed.
     pub fn end_read(
         &mut self,
         server: &Server,
         place: Place,
         reading: &Reading,
         received: std::result::Result<usize, Errno>,
-        consumed: usize,
+        rest: &[u8],
     ) -> Next {
         let now = self.now;
         let Some(conn) = self.table.get(place) else { return Next::Wait };
@@ -234,10 +258,10 @@ impl Connections {
         // behind it, of which the kernel has told already, or it ended at descriptors that a local peer has passed.
         conn.readable = length == reading.window || conn.hung_up || conn.is_local;
         let next = if conn.readable { Next::Read } else { Next::Wait };
-        if consumed == length {
+        if rest.is_empty() {
             return next;
         }
-        self.keep(place, reading.buffer.get(consumed..length).unwrap_or_default());
+        self.keep(place, rest);
         if !reading.is_first {
             return Next::Deliver;
         }
@@ -247,7 +271,7 @@ impl Connections {
 
     /// Keeps what the program has not consumed, behind what it has left before.
     pub fn keep(&mut self, place: Place, rest: &[u8]) {
-        let now = self.now;
+        let now = self.time();
         let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return };
         if conn.input.is_empty() {
             conn.incomplete = now;
@@ -311,6 +335,18 @@ impl Connections {
             return Err(gone("oyez_conn_write"));
         };
         let sent = if conn.output.is_empty() && conn.writable { conn.send(bytes) } else { Ok(0) };
+        if sent == Ok(bytes.len()) {
+            conn.active = now;
+            return Ok(0);
+        }
+        self.queue_rest(place, bytes, sent)
+    }
+
+    /// Keeps what was not sent at once: how much that is.
+    #[cold]
+    fn queue_rest(&mut self, place: Place, bytes: &[u8], sent: std::result::Result<usize, Errno>) -> Result<usize> {
+        let now = self.now;
+        let Some(conn) = self.table.get(place) else { return Ok(0) };
         let sent = match sent {
             Ok(sent) => sent,
             Err(errno) => {
@@ -336,7 +372,8 @@ impl Connections {
             return Err(error);
         }
         if conn.waits == NEVER {
-            conn.waits = now;
+            let now = self.time();
+            self.table.get(place).into_iter().for_each(|conn| conn.waits = now);
             self.arm(place);
         }
         Ok(rest.len())

@@ -1,11 +1,12 @@
 //! Event servers: one thread serves many connections, by functions that are called for what happens.
 //!
-//! A server has one or more [`Lane`]s, each with its own thread and connections. The first is the server's own loop,
+//! A server has one or more [`Lane`]s, each with an [`EventLoop`] on its own thread. The first is the server's own loop,
 //! which accepts for all of them and gives each connection to the lane that has fewest; a connection stays there. Calls
-//! on a connection act at once on its lane's thread, and are queued to it from any other.
+//! on a connection act at once on its loop's thread, and are queued to it from any other.
 
 mod conn;
 mod connections;
+mod event_loop;
 mod inbox;
 mod lane;
 mod output;
@@ -13,16 +14,20 @@ mod polled;
 mod wheel;
 mod worker;
 
-use std::cell::RefCell;
 use std::sync::Arc;
 
+use rustix::io::Errno;
+
 pub use conn::Place;
+pub use event_loop::{EventLoop, Parked};
 pub use lane::Lane;
+pub use polled::Polling;
 pub use worker::Workers;
 
 use super::connection::{Ending, Owned, Slot, gone};
 use super::{ConnectionId, Server};
 use crate::error::{Error, Result};
+use crate::sys::scoped::Scoped;
 use inbox::Command;
 
 /// A function for a connection.
@@ -53,25 +58,33 @@ impl std::fmt::Debug for Events {
 }
 
 thread_local! {
-    /// The lane that this thread runs just now.
-    static HERE: RefCell<Option<(Arc<Server>, usize)>> = const { RefCell::new(None) };
+    /// The event loop that this thread runs just now.
+    static HERE: Scoped<EventLoop> = const { Scoped::new() };
 }
 
-/// Runs `body` on the thread of a lane.
-pub fn on_lane<T>(server: &Arc<Server>, index: usize, body: impl FnOnce() -> T) -> T {
-    let outer = HERE.replace(Some((Arc::clone(server), index)));
-    let value = body();
-    HERE.replace(outer);
-    value
+/// Runs `body` as the thread of a lane, with its loop, and gives the loop back parked. A server that has no lanes has no
+/// loop either.
+pub fn on_lane<T>(
+    server: &Arc<Server>,
+    index: usize,
+    parked: Option<Parked>,
+    body: impl FnOnce(Option<&EventLoop>) -> T,
+) -> std::result::Result<(T, Option<Parked>), Errno> {
+    let Some(lane) = server.lanes().get(index) else { return Ok((body(None), None)) };
+    let parked = parked.or_else(Parked::new).ok_or(Errno::NOMEM)?;
+    let event_loop = EventLoop::new(server, lane, parked);
+    let value = HERE.with(|here| here.set(&event_loop, || body(Some(&event_loop))));
+    Ok((value, Some(event_loop.park())))
 }
 
-/// Does something with the lane of that number if this is its thread.
-fn here<T>(number: u64, action: impl FnOnce(&Arc<Server>, &Lane) -> T) -> Option<T> {
-    HERE.with_borrow(|here| {
-        let (server, index) = here.as_ref()?;
-        let lane = server.lanes().get(*index).filter(|lane| lane.number() == number)?;
-        Some(action(server, lane))
-    })
+/// Does something with the loop of that lane if this is its thread.
+fn here<T>(number: u64, action: impl FnOnce(&EventLoop) -> T) -> Option<T> {
+    HERE.with(|here| here.with(|own| own.filter(|own| own.lane().number() == number).map(action)))
+}
+
+/// Does something with the loop that the server's own thread runs, if it has one and this is that thread.
+pub fn on_own_loop<T>(server: &Server, action: impl FnOnce(&EventLoop) -> T) -> Option<T> {
+    here(server.lanes().first()?.number(), action)
 }
 
 /// Queues a command to a connection's lane.
@@ -79,7 +92,24 @@ fn post(slot: &Slot, number: u64, command: Command, function: &'static str) -> R
     let gone = || gone(function);
     let server = slot.server().ok_or_else(gone)?;
     let lane = server.lanes().iter().find(|lane| lane.number() == number).ok_or_else(gone)?;
-    lane.inbox.post(command).map_err(|_| Error::system(function, rustix::io::Errno::NOMEM))
+    lane.inbox.post(command).map_err(|_| Error::system(function, Errno::NOMEM))
+}
+
+/// The slot of a connection whose function runs on this thread.
+pub fn serving(id: ConnectionId) -> Option<&'static Slot> {
+    HERE.with(|here| here.with(|own| own?.serving(id).map(|guest| guest.slot)))
+}
+
+/// Whether a function of that server runs on this thread.
+pub fn is_serving_for(server: &Server) -> bool {
+    let is_its = |own: &&EventLoop| std::ptr::eq(Arc::as_ptr(own.server()), server) && own.is_serving();
+    HERE.with(|here| here.with(|own| own.filter(is_its).is_some()))
+}
+
+/// Sends bytes on the connection whose function runs on this thread, or queues them. `None` for any other connection,
+/// and where it is not that simple.
+pub fn write_here(id: ConnectionId, bytes: &[u8]) -> Option<Result<()>> {
+    HERE.with(|here| here.with(|own| own.and_then(|own| own.write(own.serving(id)?.place, bytes))))
 }
 
 /// Sends bytes on a connection of a lane, or queues them.
@@ -88,11 +118,11 @@ pub fn write(slot: &Slot, id: ConnectionId, number: u64, bytes: &[u8]) -> Result
     if slot.is_ending() {
         return Err(gone(FUNCTION));
     }
-    if let Some(Some(outcome)) = here(number, |server, lane| lane.write(server, slot.place(), bytes)) {
+    if let Some(Some(outcome)) = here(number, |own| own.write(slot.place(), bytes)) {
         return outcome;
     }
     let mut copy = Vec::new();
-    copy.try_reserve_exact(bytes.len()).map_err(|_| Error::system(FUNCTION, rustix::io::Errno::NOMEM))?;
+    copy.try_reserve_exact(bytes.len()).map_err(|_| Error::system(FUNCTION, Errno::NOMEM))?;
     copy.extend_from_slice(bytes);
     let server = slot.server().ok_or_else(|| gone(FUNCTION))?;
     if let Err(queued) = slot.queue_within(bytes.len(), server.options().max_output) {
@@ -106,7 +136,7 @@ pub fn end(slot: &Slot, id: ConnectionId, number: u64, ending: Ending, function:
     if slot.begin_to_end() {
         return Err(gone(function));
     }
-    if here(number, |_, lane| lane.end(slot.place(), ending)).is_some() {
+    if here(number, |own| own.end(slot.place(), ending)).is_some() {
         return Ok(());
     }
     post(slot, number, Command::End(id, ending), function).inspect_err(|_| slot.take_end_back())
@@ -118,7 +148,7 @@ pub fn detach(slot: &Slot, number: u64) -> Result<()> {
     if slot.is_ending() {
         return Err(gone(FUNCTION));
     }
-    here(number, |server, lane| lane.detach(server, slot.place())).unwrap_or_else(|| {
+    here(number, |own| own.detach(slot.place())).unwrap_or_else(|| {
         Err(Error::invalid(FUNCTION, format_args!("only the server's own functions can do that, on their thread")))
     })
 }
@@ -128,7 +158,7 @@ pub fn pause(slot: &Slot, id: ConnectionId, number: u64, paused: bool, function:
     if slot.is_ending() {
         return Err(gone(function));
     }
-    match here(number, |_, lane| lane.pause(slot.place(), paused)) {
+    match here(number, |own| own.pause(slot.place(), paused)) {
         Some(()) => Ok(()),
         None => post(slot, number, Command::Pause(id, paused), function),
     }
@@ -140,7 +170,7 @@ pub fn rearm(slot: &Slot, id: ConnectionId, number: u64) -> Result<()> {
     if slot.is_ending() {
         return Err(gone(FUNCTION));
     }
-    match here(number, |_, lane| lane.rearm(slot.place())) {
+    match here(number, |own| own.rearm(slot.place())) {
         Some(()) => Ok(()),
         None => post(slot, number, Command::Rearm(id), FUNCTION),
     }
@@ -153,9 +183,11 @@ impl Server {
             self.lanes().iter().take(self.workers().lanes()).enumerate().min_by_key(|(_, lane)| lane.inbox.load());
         let Some((index, lane)) = least else { return connection.end(Ending::Abort) };
         lane.inbox.count(true);
+        let mut connection = Some(connection);
         if index == 0 {
-            return lane.open(self, connection);
+            on_own_loop(self, |own| connection.take().into_iter().for_each(|connection| own.open(connection)));
         }
+        let Some(connection) = connection else { return };
         if let Err(Command::Open(connection)) = lane.inbox.post(Command::Open(connection)) {
             lane.inbox.count(false);
             connection.end(Ending::Abort);

@@ -6,13 +6,23 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::super::Server;
+use super::super::run::Drain;
 use super::super::server::Phase;
-use super::on_lane;
+use super::{Parked, on_lane};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 
 /// When a thread that waits for the end looks again whether anybody polls.
 const AGAIN: Duration = Duration::from_millis(10);
+
+/// What lasts from one poll to the next.
+#[derive(Debug, Default)]
+pub struct Polling {
+    /// How far a stop has come.
+    drain: Option<Drain>,
+    /// The loop.
+    parked: Option<Parked>,
+}
 
 impl Server {
     /// Does what there is to do, and waits for it until `limit`. An error where the server has stopped and is drained.
@@ -57,7 +67,8 @@ impl Server {
                 return Err(error.with_errno(Errno::BUSY));
             }
         };
-        on_lane(self, 0, || {
+        let Polling { drain, parked } = &mut *polling;
+        let polled = on_lane(self, 0, parked.take(), |_| {
             if self.slot().stop().is_none() {
                 let more = self.accept_some();
                 self.watch_listeners();
@@ -66,7 +77,7 @@ impl Server {
             }
             // A function of the program that has closed the server leaves nobody to poll it again.
             while self.slot().stop().is_some() {
-                let drain = polling.get_or_insert_with(|| self.begin_drain());
+                let drain = drain.get_or_insert_with(|| self.begin_drain());
                 let closed = self.slot().is_closed_by_handler();
                 if self.drain_some(drain, if closed { Deadline::NEVER } else { limit }) {
                     self.set_phase(Phase::Ended);
@@ -82,7 +93,10 @@ impl Server {
             }
             self.set_timer();
             Ok(false)
-        })
+        });
+        let (outcome, left) = polled.map_err(|errno| Error::system(function, errno))?;
+        *parked = left;
+        outcome
     }
 
     /// Polls until the server has stopped and is drained; false where the time is over before. While another thread

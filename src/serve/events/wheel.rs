@@ -39,7 +39,8 @@ pub trait Links {
 /// The wheel.
 #[derive(Debug)]
 pub struct Wheel {
-    first: [u32; SLOTS],
+    /// The first connection of each slot's list.
+    first: Vec<u32>,
     /// Which slots have a list.
     used: [u64; WORDS],
     /// All ticks up to this one have been looked at.
@@ -49,9 +50,24 @@ pub struct Wheel {
 }
 
 impl Wheel {
-    /// An empty wheel that begins at a tick.
-    pub fn new(now: u32) -> Self {
-        Self { first: [NOWHERE; SLOTS], used: [0; WORDS], looked: now, count: 0 }
+    /// An empty wheel that begins at a tick; `None` without memory.
+    pub fn new(now: u32) -> Option<Self> {
+        let mut first = Vec::new();
+        first.try_reserve_exact(SLOTS).ok()?;
+        first.resize(SLOTS, NOWHERE);
+        Some(Self { first, used: [0; WORDS], looked: now, count: 0 })
+    }
+
+    /// Whether no connection is on a list.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Time has passed in which no connection was on a list.
+    pub fn catch_up(&mut self, now: u32) {
+        if self.count == 0 {
+            self.looked = self.looked.max(now);
+        }
     }
 
     /// Has a connection looked at in that tick, or earlier where the wheel does not reach so far.
@@ -168,7 +184,7 @@ mod tests {
     #[test]
     fn each_is_due_once_and_not_before_its_time() {
         let mut links = vec![Link::default(); 5000];
-        let mut wheel = Wheel::new(100);
+        let mut wheel = Wheel::new(100).unwrap();
         for place in 0..1000 {
             wheel.put(&mut links, place, 101 + place);
         }
@@ -185,7 +201,7 @@ mod tests {
     #[test]
     fn what_is_too_far_is_looked_at_on_the_way() {
         let mut links = vec![Link::default(); 1];
-        let mut wheel = Wheel::new(7);
+        let mut wheel = Wheel::new(7).unwrap();
         wheel.put(&mut links, 0, 1_000_000);
         assert_eq!(wheel.next_tick(), Some(7 + 1023));
         assert_eq!(due(&mut wheel, &mut links, 7 + 1022), []);
@@ -195,7 +211,7 @@ mod tests {
     #[test]
     fn any_of_a_list_can_be_taken_and_put_elsewhere() {
         let mut links = vec![Link::default(); 10];
-        let mut wheel = Wheel::new(0);
+        let mut wheel = Wheel::new(0).unwrap();
         for place in 0..10 {
             wheel.put(&mut links, place, 50);
         }
@@ -211,7 +227,7 @@ mod tests {
     #[test]
     fn the_past_is_due_at_once_also_after_a_long_sleep() {
         let mut links = vec![Link::default(); 3];
-        let mut wheel = Wheel::new(10);
+        let mut wheel = Wheel::new(10).unwrap();
         wheel.put(&mut links, 0, 3);
         wheel.put(&mut links, 1, 900);
         wheel.put(&mut links, 2, 1033);

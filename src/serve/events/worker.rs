@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::super::token::Token;
 use super::super::{Level, Server};
-use super::{Lane, Place, on_lane};
+use super::{EventLoop, Place, on_lane};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::sys::signal::Signals;
@@ -82,26 +82,25 @@ impl Main for Worker {
 
     fn main(server: Arc<Server>) {
         let index = server.workers().next.fetch_add(1, Ordering::Relaxed) + 1;
-        let Some(lane) = server.lanes().get(index) else { return };
-        on_lane(&server, index, || {
-            if let Err(errno) = lane.run(&server) {
-                let error = Error::system("epoll_wait", errno);
-                server.report(Level::Error, c"server_failed", format_args!("{error}"));
-                server.fail(error);
-            }
-        });
+        let outcome = on_lane(&server, index, None, |own| own.map_or(Ok(()), EventLoop::run));
+        if let Err(errno) = outcome.and_then(|(outcome, _)| outcome) {
+            let error = Error::system("epoll_wait", errno);
+            server.report(Level::Error, c"server_failed", format_args!("{error}"));
+            server.fail(error);
+        }
     }
 }
 
-impl Lane {
-    fn run(&self, server: &Arc<Server>) -> std::result::Result<(), Errno> {
+impl EventLoop {
+    fn run(&self) -> std::result::Result<(), Errno> {
+        let (server, inbox) = (self.server(), &self.lane().inbox);
         let mut events = [MaybeUninit::<Event>::uninit(); AT_ONCE];
-        while !(self.inbox.is_closing() && self.is_empty()) {
+        while !(inbox.is_closing() && self.is_empty()) {
             let stop = server.slot().stop().unwrap_or(Deadline::NEVER);
             // A stop whose time is over has been looked after, unless something came in since.
             let stop = if stop.is_over() && self.is_empty() { Deadline::NEVER } else { stop };
             let deadline = self.next_look().earlier(stop);
-            let happened = match epoll::wait(self.epoll(server), &mut events, deadline.timespec().as_ref()) {
+            let happened = match epoll::wait(self.lane().epoll(server), &mut events, deadline.timespec().as_ref()) {
                 Ok((happened, _)) => happened,
                 Err(Errno::INTR) => &mut [],
                 Err(errno) => return Err(errno),
@@ -109,10 +108,10 @@ impl Lane {
             self.begin_turn();
             for event in happened.iter() {
                 if let Token::Connection { index, turn } = Token::of(event.data) {
-                    self.on_event(server, Place { index, turn }, event.flags);
+                    self.on_event(Place { index, turn }, event.flags);
                 }
             }
-            self.finish_turn(server);
+            self.finish_turn();
         }
         Ok(())
     }

@@ -1,0 +1,474 @@
+//! An event loop: what happens on its connections, and what is due.
+//!
+//! It belongs to the thread that runs it. Its state is never borrowed while a function of the program runs, so that
+//! those may do anything, also end the connection that they were called for: what is over is noted, and looked after
+//! when the function has returned.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
+use super::super::token::Token;
+use super::super::{ConnectionId, Server, counters};
+use super::conn::{Conn, Place, State, Why};
+use super::connections::{Connections, Next, Reading, too_much};
+use super::inbox::Command;
+use super::lane::Lane;
+use crate::deadline::Deadline;
+use crate::error::{Code, Error, Result};
+use crate::sys::fork;
+
+/// How much is read at once.
+pub const BUFFER: usize = 64 * 1024;
+
+/// How often one connection is read in a turn before others get theirs.
+const READS: usize = 4;
+
+/// What the kernel is asked to tell: each change once.
+const EVENTS: EventFlags =
+    EventFlags::IN.union(EventFlags::PRI).union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// An event loop, on its thread.
+#[derive(Debug)]
+pub struct EventLoop {
+    server: Arc<Server>,
+    lane: Arc<Lane>,
+    connections: RefCell<Connections>,
+    /// What input is read into.
+    buffer: RefCell<Vec<u8>>,
+    /// The connection that a function of the program runs for just now.
+    serving: Cell<Option<Guest>>,
+    /// Of the process in which the loop runs: a child that the program forks has none of its connections.
+    epoch: u64,
+}
+
+/// A connection for which a function of the program runs: found without a look into the table of all connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Guest {
+    /// Its number.
+    pub id: ConnectionId,
+    /// Its slot, which its owner holds meanwhile.
+    pub slot: &'static Slot,
+    /// Its place in the loop.
+    pub place: Place,
+}
+
+/// An event loop that no thread runs just now.
+#[derive(Debug)]
+pub struct Parked {
+    connections: Connections,
+    buffer: Vec<u8>,
+}
+
+impl Parked {
+    /// One without connections; `None` without memory.
+    pub fn new() -> Option<Self> {
+        let mut buffer = Vec::new();
+        buffer.try_reserve_exact(BUFFER).ok()?;
+        buffer.resize(BUFFER, 0);
+        Some(Self { connections: Connections::new()?, buffer })
+    }
+}
+
+impl EventLoop {
+    /// The loop of a lane, for this thread to run.
+    pub fn new(server: &Arc<Server>, lane: &Arc<Lane>, parked: Parked) -> Self {
+        Self {
+            server: Arc::clone(server),
+            lane: Arc::clone(lane),
+            connections: RefCell::new(parked.connections),
+            buffer: RefCell::new(parked.buffer),
+            serving: Cell::new(None),
+            epoch: fork::epoch(),
+        }
+    }
+
+    /// This thread runs it no longer.
+    pub fn park(self) -> Parked {
+        Parked { connections: self.connections.into_inner(), buffer: self.buffer.into_inner() }
+    }
+
+    /// Its server.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// Its lane.
+    pub fn lane(&self) -> &Lane {
+        &self.lane
+    }
+
+    fn connections(&self) -> RefMut<'_, Connections> {
+        self.connections.borrow_mut()
+    }
+
+    /// Whether it has no connections.
+    pub fn is_empty(&self) -> bool {
+        self.connections().table.len() == 0
+    }
+
+    /// When it has something to do although nothing happens.
+    pub fn next_look(&self) -> Deadline {
+        self.connections().next_look()
+    }
+
+    /// A turn begins: time has passed.
+    pub fn begin_turn(&self) {
+        self.connections().begin_turn();
+    }
+
+    /// Takes a connection in.
+    pub fn open(&self, owned: Owned) {
+        let mut connections = self.connections();
+        // Not the turn's tick: the server accepts between turns, and the last one may be long ago.
+        let now = connections.refresh();
+        let Some(socket) = owned.socket() else { return owned.end(Ending::Abort) };
+        let room = connections.make_room();
+        let conn = Conn::new(owned, socket, now);
+        let added = if room { connections.table.add(conn) } else { Err(conn) };
+        let place = match added {
+            Ok(place) => place,
+            Err(conn) => {
+                drop(connections);
+                return self.turn_away(conn);
+            }
+        };
+        if let Some(conn) = connections.table.get(place) {
+            conn.owned.slot().belong_to(self.lane.number(), place);
+        }
+        let token = Token::Connection { index: place.index, turn: place.turn };
+        if epoll::add(self.lane.epoll(&self.server), socket, token.into(), EVENTS).is_err() {
+            let conn = connections.table.remove(place);
+            drop(connections);
+            return conn.into_iter().for_each(|conn| self.turn_away(conn));
+        }
+        connections.arm(place);
+        drop(connections);
+        if let Some(on_open) = self.server.events().and_then(|events| events.on_open.as_ref()) {
+            self.call(place, on_open);
+        }
+    }
+
+    fn turn_away(&self, conn: Conn) {
+        self.lane.inbox.count(false);
+        conn.owned.end(Ending::Abort);
+    }
+
+    /// Runs a function of the program for a connection. `None` where that panicked, or the connection is gone.
+    fn call<T>(&self, place: Place, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
+        let guest = self.connections().table.get(place)?.guest(place);
+        self.call_guest(guest, function)
+    }
+
+    fn call_guest<T>(&self, guest: Guest, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
+        let outer = self.serving.replace(Some(guest));
+        let outcome = catch_unwind(AssertUnwindSafe(|| function(guest.id)));
+        self.serving.set(outer);
+        match outcome {
+            Ok(value) => Some(value),
+            Err(payload) => self.panicked(guest.place, payload),
+        }
+    }
+
+    #[cold]
+    fn panicked<T>(&self, place: Place, payload: Box<dyn std::any::Any + Send>) -> Option<T> {
+        // Dropping a payload may panic again.
+        std::mem::forget(payload);
+        self.server.handler_failed(format_args!("a panic"));
+        let why = Error::new(Code::Internal, "handler", format_args!("the program's function panicked"));
+        self.connections().finish(place, Some(why), Ending::Abort);
+        None
+    }
+
+    /// The kernel tells of a change.
+    pub fn on_event(&self, place: Place, flags: EventFlags) {
+        let mut connections = self.connections();
+        let Some(conn) = connections.table.get(place) else { return };
+        let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        // A read ends at urgent data, so that a short one does not mean that there is no more.
+        conn.hung_up |= flags.intersects(gone | EventFlags::PRI);
+        conn.readable |= flags.intersects(EventFlags::IN | gone);
+        conn.writable |= flags.contains(EventFlags::OUT);
+        if conn.writable && !conn.output.is_empty() {
+            drop(connections);
+            self.flush(place);
+            return self.read(place);
+        }
+        let reading = connections.begin_read(&self.server, place);
+        drop(connections);
+        self.go_on_reading(place, reading);
+    }
+
+    /// Reads what there is, as far as one turn goes.
+    fn read(&self, place: Place) {
+        let reading = self.connections().begin_read(&self.server, place);
+        self.go_on_reading(place, reading);
+    }
+
+    fn go_on_reading(&self, place: Place, reading: Option<Reading>) {
+        let mut reading = reading;
+        let mut buffer = self.buffer.borrow_mut();
+        for _ in 0..READS {
+            let Some(now) = reading else { break };
+            let window = buffer.get_mut(..now.window).unwrap_or_default();
+            let received = rustix::net::recv(now.socket, &mut *window, RecvFlags::DONTWAIT).map(|(_, length)| length);
+            let consumed = match received {
+                Ok(length) if now.dropped => length,
+                Ok(length @ 1..) if now.is_first => self.deliver(now.guest, window.get(..length)),
+                _ => 0,
+            };
+            let rest = received.ok().and_then(|length| window.get(consumed..length)).unwrap_or_default();
+            let mut connections = self.connections();
+            reading = match connections.end_read(&self.server, place, &now, received, rest) {
+                Next::Wait => None,
+                Next::Read => connections.begin_read(&self.server, place),
+                Next::Deliver => {
+                    drop(connections);
+                    self.deliver_kept(place);
+                    self.connections().begin_read(&self.server, place)
+                }
+            };
+        }
+        let mut connections = self.connections();
+        if reading.is_some() {
+            connections.go_on_later(place);
+        }
+        connections.close_if_stopping(place);
+    }
+
+    /// Gives fresh input to the program; how much of it was consumed.
+    fn deliver(&self, guest: Guest, bytes: Option<&[u8]>) -> usize {
+        let bytes = bytes.unwrap_or_default();
+        let Some(on_data) = self.server.events().and_then(|events| events.on_data.as_ref()) else { return bytes.len() };
+        let consumed = self.call_guest(guest, |id| on_data(id, bytes));
+        consumed.unwrap_or(bytes.len()).min(bytes.len())
+    }
+
+    /// Gives the program what it has left before.
+    fn deliver_kept(&self, place: Place) {
+        let Some(on_data) = self.server.events().and_then(|events| events.on_data.as_ref()) else { return };
+        let mut connections = self.connections();
+        let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else { return };
+        let mut kept = std::mem::take(&mut conn.input);
+        drop(connections);
+        let consumed = self.call(place, |id| on_data(id, &kept)).unwrap_or(kept.len()).min(kept.len());
+        if consumed == kept.len() {
+            kept = Vec::new();
+        } else {
+            kept.drain(..consumed);
+        }
+        let mut connections = self.connections();
+        let now = connections.time();
+        if let Some(conn) = connections.table.get(place) {
+            if consumed > 0 {
+                conn.incomplete = now;
+            }
+            conn.input = kept;
+        }
+        connections.limit_input(&self.server, place);
+    }
+
+    /// Sends what waits.
+    fn flush(&self, place: Place) {
+        let done = self.connections().flush(place);
+        if !done {
+            return;
+        }
+        if let Some(on_drain) = self.server.events().and_then(|events| events.on_drain.as_ref()) {
+            self.call(place, on_drain);
+        }
+        self.connections().end_if_sent(place);
+    }
+
+    /// The connection of that number, if a function of the program runs for it just now.
+    pub fn serving(&self, id: ConnectionId) -> Option<Guest> {
+        self.serving.get().filter(|guest| guest.id == id && self.epoch == fork::epoch())
+    }
+
+    /// Whether a function of the program runs.
+    pub fn is_serving(&self) -> bool {
+        self.serving.get().is_some() && self.epoch == fork::epoch()
+    }
+
+    /// Sends bytes, or queues them. `None` where earlier ones are still in the inbox, behind which these belong.
+    pub fn write(&self, place: Place, bytes: &[u8]) -> Option<Result<()>> {
+        let mut connections = self.connections();
+        let open = |conn: &&mut Conn| conn.state == State::Open && !conn.owned.slot().is_ending();
+        let Some(conn) = connections.table.get(place).filter(open) else {
+            return Some(Err(gone("oyez_conn_write")));
+        };
+        let queued = conn.owned.slot().queued();
+        if queued > conn.output.front().len() {
+            return None;
+        }
+        if bytes.len() > self.server.options().max_output.saturating_sub(queued) {
+            return Some(Err(too_much(&self.server, queued, bytes.len())));
+        }
+        match connections.send(place, bytes) {
+            Ok(0) => {}
+            Ok(queued) => connections.table.get(place).into_iter().for_each(|conn| conn.owned.slot().queue(queued)),
+            Err(error) => return Some(Err(error)),
+        }
+        Some(Ok(()))
+    }
+
+    /// Sends bytes that another thread has written, and that count as queued since then.
+    fn write_queued(&self, place: Place, slot: &Slot, bytes: &[u8]) {
+        let mut connections = self.connections();
+        // Its writer was told that it will be sent: an error ends the connection, and is its reason.
+        let queued = connections.send(place, bytes).unwrap_or(0);
+        slot.unqueue(bytes.len() - queued);
+        connections.end_if_sent(place);
+    }
+
+    /// Ends a connection.
+    pub fn end(&self, place: Place, ending: Ending) {
+        let mut connections = self.connections();
+        let Some(conn) = connections.table.get(place) else { return };
+        match conn.state {
+            // Also what other threads have written before.
+            State::Open if ending == Ending::Close && conn.owned.slot().queued() > 0 => {
+                conn.state = State::Closing;
+                connections.go_on_later(place);
+            }
+            State::Open | State::Closing => connections.finish(place, None, ending),
+            State::Over => {}
+        }
+    }
+
+    /// Reads nothing for a while, or goes on.
+    pub fn pause(&self, place: Place, paused: bool) {
+        let mut connections = self.connections();
+        let now = connections.time();
+        let Some(conn) = connections.table.get(place) else { return };
+        let resumed = conn.paused && !paused;
+        conn.paused = paused;
+        if resumed {
+            (conn.resumed, conn.incomplete) = (true, now);
+            connections.arm(place);
+            connections.go_on_later(place);
+        }
+    }
+
+    /// A connection's idle time has changed, and begins anew.
+    pub fn rearm(&self, place: Place) {
+        let mut connections = self.connections();
+        let now = connections.time();
+        if let Some(conn) = connections.table.get(place) {
+            conn.active = now;
+            connections.arm(place);
+        }
+    }
+
+    /// Looks after what others want, what goes on, what is due and what is over.
+    pub fn finish_turn(&self) {
+        for command in self.lane.inbox.take() {
+            self.obey(command);
+        }
+        let stops = self.server.slot().stop().is_some();
+        let going_on = {
+            let mut connections = self.connections();
+            if !stops && connections.is_done() {
+                return;
+            }
+            connections.go_on.len()
+        };
+        for _ in 0..going_on {
+            let place = self.connections().next_to_go_on();
+            if let Some((place, has_input)) = place {
+                if has_input {
+                    self.deliver_kept(place);
+                }
+                self.read(place);
+            }
+        }
+        if stops {
+            self.stop();
+        }
+        while let Some((place, error)) = { self.connections().next_due() } {
+            counters::add(&self.server.counters().timeouts, 1);
+            self.connections().finish(place, Some(error), Ending::Close);
+        }
+        while let Some((place, why, ending)) = { self.connections().over.pop_front() } {
+            self.close(place, &why, ending);
+        }
+    }
+
+    fn obey(&self, command: Command) {
+        match command {
+            Command::Open(owned) => self.open(owned),
+            Command::Write(id, bytes) => {
+                if let Some(slot) = in_lane(id, self.lane.number()) {
+                    self.write_queued(slot.place(), slot, &bytes);
+                }
+            }
+            Command::End(id, ending) => self.with(id, |place| self.end(place, ending)),
+            Command::Pause(id, paused) => self.with(id, |place| self.pause(place, paused)),
+            Command::Rearm(id) => self.with(id, |place| self.rearm(place)),
+        }
+    }
+
+    fn with(&self, id: ConnectionId, action: impl FnOnce(Place)) {
+        if let Some(slot) = in_lane(id, self.lane.number()) {
+            action(slot.place());
+        }
+    }
+
+    /// The server stops: what is idle is closed, and when the time is over the rest is reset.
+    fn stop(&self) {
+        let over = self.server.slot().stop().is_some_and(Deadline::is_over);
+        let first = !std::mem::replace(&mut self.connections().stopping, true);
+        if !first && !over {
+            return;
+        }
+        let places = self.connections().table.places();
+        for index in 0..places {
+            let Some(place) = self.connections().table.place(index) else { continue };
+            // What has arrived is served before the connection counts as idle.
+            if let Some(conn) = self.connections().table.get(place) {
+                conn.readable = true;
+            }
+            self.read(place);
+        }
+        if over {
+            self.connections().cut(&self.server);
+        }
+    }
+
+    /// Gives a connection's descriptor away.
+    pub fn detach(&self, place: Place) -> Result<()> {
+        let mut connections = self.connections();
+        let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else {
+            return Err(gone("oyez_conn_detach"));
+        };
+        if conn.owned.slot().queued() > 0 {
+            let cause = format_args!("output is queued: wait for on_drain");
+            return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
+        }
+        let _ = epoll::delete(self.lane.epoll(&self.server), conn.socket);
+        connections.finish(place, None, Ending::Detach);
+        Ok(())
+    }
+
+    fn close(&self, place: Place, why: &Why, ending: Ending) {
+        if let Some(on_close) = self.server.events().and_then(|events| events.on_close.as_ref()) {
+            self.call(place, |id| on_close(id, why.as_ref()));
+        }
+        let mut connections = self.connections();
+        let Connections { table, wheel, .. } = &mut *connections;
+        wheel.take(table, place.index);
+        let Some(conn) = table.remove(place) else { return };
+        drop(connections);
+        if ending == Ending::Close && !conn.owned.slot().is_at_end() {
+            // It lingers in the server's set.
+            let _ = epoll::delete(self.lane.epoll(&self.server), conn.socket);
+        }
+        self.lane.inbox.count(false);
+        conn.owned.end(ending);
+    }
+}

@@ -164,7 +164,7 @@ impl Server {
                 Verdict::Empty | Verdict::Dead => return None,
                 Verdict::Retry => {}
                 Verdict::Pause => {
-                    if !self.lingering().evict() {
+                    if !self.evict_lingering() {
                         return None;
                     }
                     // Descriptors were held by connections that were over. They are free now.

@@ -174,6 +174,19 @@ impl Owned {
         self.slot.leave();
     }
 
+    /// Ends it in order and lets it go, but gives its socket back where that has to linger. The error is itself where
+    /// another thread is in a call on it, and would finish it later.
+    pub fn end_to_linger(self) -> std::result::Result<Option<OwnedFd>, Self> {
+        let before = self.slot.state.close();
+        if !before.closing {
+            self.slot.ending.store(Ending::Close as u8, Ordering::Relaxed);
+        }
+        if before.pins > 1 {
+            return Err(self);
+        }
+        Ok(if self.slot.state.unpin() { self.slot.finish(true) } else { None })
+    }
+
     /// Its descriptor, which is open as long as this is.
     pub fn socket(&self) -> Option<BorrowedFd<'static>> {
         self.slot.socket().ok()
@@ -364,12 +377,13 @@ impl Slot {
     /// Lets go of a pin, and finishes the connection where it was the last one.
     fn leave(&self) {
         if self.state.unpin() {
-            self.finish();
+            let _ = self.finish(false);
         }
     }
 
-    /// Nobody uses the descriptor any more: ends it as was said, and frees the slot.
-    fn finish(&self) {
+    /// Nobody uses the descriptor any more: ends it as was said, and frees the slot. A socket that has to linger is
+    /// returned where the caller keeps it.
+    fn finish(&self, keep: bool) -> Option<OwnedFd> {
         let fd = self.fd.swap(-1, Ordering::Relaxed);
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (bytes_in, bytes_out) =
@@ -379,18 +393,24 @@ impl Slot {
         let was_cut = self.cut.load(Ordering::Relaxed) != 0;
         let socket = self.take_socket(fd, ending, server.as_deref());
         table::give_back(self);
-        let Some(server) = server else { return };
+        let server = server?;
         counters::add(&server.counters().bytes_in, bytes_in);
         counters::add(&server.counters().bytes_out, bytes_out);
+        let mut kept = None;
         match socket {
             // Not by SO_LINGER: a child of the program may have a copy of the descriptor, and closing this one then
             // does nothing.
             Some(socket) if ending == Ending::Abort as u8 => sys::socket::reset(socket.as_fd()),
+            Some(socket) if !at_end && keep => {
+                server.lingers_in_lane(true);
+                kept = Some(socket);
+            }
             Some(socket) if !at_end => server.linger(socket),
             // Dropping it closes it: its peer has sent all that it will.
             closed => drop(closed),
         }
         server.connection_finished(was_cut);
+        kept
     }
 
     /// The descriptor if it is still the connection's. A program that closed it by mistake may have been given the

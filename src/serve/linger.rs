@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::sys;
 
 /// How long a peer may take to end its side.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How much is read at once before others get their turn.
 const READS: usize = 64;
@@ -55,7 +55,8 @@ struct Entry {
 }
 
 /// What a look at a lingering socket found.
-enum Peer {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
     /// It may send more.
     Open,
     /// It has ended its side, or is gone.
@@ -175,7 +176,8 @@ impl Linger {
     }
 }
 
-fn drop_input(socket: BorrowedFd<'_>) -> Peer {
+/// Reads what there is, and drops it.
+pub fn drop_input(socket: BorrowedFd<'_>) -> Peer {
     let mut dropped = [MaybeUninit::<u8>::uninit(); 16 * 1024];
     for _ in 0..READS {
         match rustix::net::recv(socket, &mut dropped, RecvFlags::DONTWAIT) {
@@ -189,12 +191,13 @@ fn drop_input(socket: BorrowedFd<'_>) -> Peer {
     Peer::Open
 }
 
-fn has_arrived(socket: BorrowedFd<'_>) -> bool {
+/// Whether the peer has all that was written.
+pub fn has_arrived(socket: BorrowedFd<'_>) -> bool {
     sys::socket::unsent(socket).map_or(true, |bytes| bytes == 0)
 }
 
 /// A Unix socket has nothing under way: what was written is in the peer's queue, which no reset empties.
-fn is_internet(socket: BorrowedFd<'_>) -> bool {
+pub fn is_internet(socket: BorrowedFd<'_>) -> bool {
     use rustix::net::AddressFamily;
     rustix::net::sockopt::socket_domain(socket).is_ok_and(|family| family != AddressFamily::UNIX)
 }

@@ -365,7 +365,7 @@ impl Server {
             (_, Some(children)) => children.is_quiet(),
             _ => true,
         };
-        quiet && self.active() == 0 && self.lingering().is_empty()
+        quiet && self.active() == 0 && self.nobody_lingers()
     }
 
     /// The drain time is over: resets what is unfinished. Returns how many that were.

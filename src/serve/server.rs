@@ -60,6 +60,8 @@ pub struct Server {
     counters: Shared<Counters>,
     shortage: Shortage,
     linger: Linger,
+    /// How many connections linger in the event loops that had them.
+    lingering_in_lanes: AtomicUsize,
     pool: Option<Pool>,
     children: Option<Children>,
     events: Option<Events>,
@@ -178,6 +180,7 @@ impl Server {
             counters: counters::shared().map_err(failed("mmap"))?,
             shortage: Shortage::default(),
             linger: Linger::default(),
+            lingering_in_lanes: AtomicUsize::new(0),
             pool,
             children,
             lanes,
@@ -379,6 +382,30 @@ impl Server {
         if first || self.slot.stop().is_some() {
             self.wake();
         }
+    }
+
+    /// A connection begins to linger in its event loop, or that is over, and its descriptor closed.
+    pub(super) fn lingers_in_lane(&self, begins: bool) {
+        if begins {
+            self.lingering_in_lanes.fetch_add(1, Ordering::AcqRel);
+            return;
+        }
+        self.lingering_in_lanes.fetch_sub(1, Ordering::AcqRel);
+        if self.shortage.relieve() || self.slot.stop().is_some() {
+            self.wake();
+        }
+    }
+
+    /// Whether no connection lingers.
+    pub(super) fn nobody_lingers(&self) -> bool {
+        self.lingering_in_lanes.load(Ordering::Acquire) == 0 && self.linger.is_empty()
+    }
+
+    /// Closes lingering connections whose reply has arrived, because descriptors are needed. True where there was one.
+    pub(super) fn evict_lingering(&self) -> bool {
+        let evicted = self.linger.evict();
+        let in_lanes = self.lingering_in_lanes.load(Ordering::Acquire) > 0 && self.evict_from_lanes();
+        evicted || in_lanes
     }
 
     /// Ends the server because of a failure.

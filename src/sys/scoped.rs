@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn scopes_nest_and_end() {
         let place = Scoped::new();
-        let found = || place.with(Option::<&i32>::copied);
+        let found = || place.with(|value: Option<&i32>| value.copied());
         assert_eq!(found(), None);
         place.set(&1, || {
             assert_eq!(place.set(&2, found), Some(2));

@@ -1,6 +1,6 @@
 //! A connection of an event loop, and the table of them.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use super::super::connection::Owned;
 use super::event_loop::Guest;
@@ -101,6 +101,15 @@ impl Conn {
     }
 }
 
+/// A connection that is over for the program, until its last bytes have arrived.
+#[derive(Debug)]
+pub struct Lingering {
+    /// Its descriptor.
+    pub socket: OwnedFd,
+    /// Where it is on the wheel.
+    pub link: Link,
+}
+
 /// The connections of a loop, by their places.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -113,7 +122,15 @@ pub struct Table {
 struct Entry {
     /// Counts the connections of this place: an event for one that is gone finds another number.
     turn: u32,
-    conn: Option<Conn>,
+    occupant: Occupant,
+}
+
+#[derive(Debug, Default)]
+enum Occupant {
+    #[default]
+    Nobody,
+    Conn(Conn),
+    Lingering(Lingering),
 }
 
 /// A place and which of its connections.
@@ -146,33 +163,71 @@ impl Table {
         };
         let Some(entry) = self.entries.get_mut(index as usize) else { return Err(conn) };
         entry.turn = (entry.turn + 1) & TURNS;
-        entry.conn = Some(conn);
+        entry.occupant = Occupant::Conn(conn);
         self.count += 1;
         Ok(Place { index, turn: entry.turn })
     }
 
+    fn entry(&mut self, place: Place) -> Option<&mut Entry> {
+        self.entries.get_mut(place.index as usize).filter(|entry| entry.turn == place.turn)
+    }
+
     /// The connection there, if it is still that one.
     pub fn get(&mut self, place: Place) -> Option<&mut Conn> {
-        let entry = self.entries.get_mut(place.index as usize).filter(|entry| entry.turn == place.turn)?;
-        entry.conn.as_mut()
+        match &mut self.entry(place)?.occupant {
+            Occupant::Conn(conn) => Some(conn),
+            Occupant::Nobody | Occupant::Lingering(_) => None,
+        }
     }
 
-    /// The present connection of an index.
+    /// The connection that lingers there.
+    pub fn lingering(&mut self, place: Place) -> Option<&mut Lingering> {
+        match &mut self.entry(place)?.occupant {
+            Occupant::Lingering(lingering) => Some(lingering),
+            Occupant::Nobody | Occupant::Conn(_) => None,
+        }
+    }
+
+    /// The present connection of an index, also one that lingers.
     pub fn place(&self, index: u32) -> Option<Place> {
         let entry = self.entries.get(index as usize)?;
-        entry.conn.as_ref().map(|_| Place { index, turn: entry.turn })
+        match entry.occupant {
+            Occupant::Nobody => None,
+            Occupant::Conn(_) | Occupant::Lingering(_) => Some(Place { index, turn: entry.turn }),
+        }
     }
 
-    /// Lets a connection go.
-    pub fn remove(&mut self, place: Place) -> Option<Conn> {
-        self.get(place)?;
-        let conn = self.entries.get_mut(place.index as usize)?.conn.take();
+    /// Takes a connection out of its place, which is then to be given to [`Table::leave`] or [`Table::free`].
+    pub fn take(&mut self, place: Place) -> Option<Conn> {
+        let occupant = &mut self.entry(place)?.occupant;
+        match std::mem::take(occupant) {
+            Occupant::Conn(conn) => Some(conn),
+            other => {
+                *occupant = other;
+                None
+            }
+        }
+    }
+
+    /// The connection lingers in its place.
+    pub fn leave(&mut self, place: Place, socket: OwnedFd) {
+        if let Some(entry) = self.entry(place) {
+            entry.occupant = Occupant::Lingering(Lingering { socket, link: Link::default() });
+        }
+    }
+
+    /// Nobody has the place any longer. Returns who lingered there.
+    pub fn free(&mut self, place: Place) -> Option<Lingering> {
+        let occupant = std::mem::take(&mut self.entry(place)?.occupant);
         self.free.push(place.index);
         self.count -= 1;
-        conn
+        match occupant {
+            Occupant::Lingering(lingering) => Some(lingering),
+            Occupant::Nobody | Occupant::Conn(_) => None,
+        }
     }
 
-    /// How many there are.
+    /// How many there are, with those that linger.
     pub fn len(&self) -> usize {
         self.count
     }
@@ -185,7 +240,11 @@ impl Table {
 
 impl Links for Table {
     fn link(&mut self, index: u32) -> Option<&mut Link> {
-        self.entries.get_mut(index as usize)?.conn.as_mut().map(|conn| &mut conn.link)
+        match &mut self.entries.get_mut(index as usize)?.occupant {
+            Occupant::Nobody => None,
+            Occupant::Conn(conn) => Some(&mut conn.link),
+            Occupant::Lingering(lingering) => Some(&mut lingering.link),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The connections of an event loop, and what is noted of each between two steps. Nothing here calls the program.
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -10,6 +10,7 @@ use rustix::net::SendFlags;
 use super::super::Server;
 use super::super::connection::{Ending, gone};
 use super::super::counters;
+use super::super::linger::{PATIENCE, Peer, drop_input, has_arrived};
 use super::conn::{Conn, Place, State, Table, Why};
 use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
@@ -168,10 +169,11 @@ impl Connections {
     }
 
     /// The next connection whose time is over.
-    pub fn next_due(&mut self) -> Option<(Place, Error)> {
+    pub fn next_due(&mut self, server: &Server) -> Option<(Place, Error)> {
         let now = self.now;
         while let Some(index) = self.wheel.next_due(&mut self.table, now) {
             let Some(place) = self.table.place(index) else { continue };
+            self.end_lingering(server, place);
             let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { continue };
             match conn.due(now) {
                 (_, Some(cause)) => {
@@ -377,6 +379,49 @@ impl Connections {
             self.arm(place);
         }
         Ok(rest.len())
+    }
+
+    /// The connection lingers in its place, for a while.
+    pub fn linger(&mut self, place: Place, socket: OwnedFd) {
+        let ticks = u32::try_from(PATIENCE.as_millis() as u64 / TICK_MS).unwrap_or(NEVER);
+        let now = self.time();
+        self.table.leave(place, socket);
+        self.wheel.put(&mut self.table, place.index, now.saturating_add(ticks));
+    }
+
+    /// A connection lingers no longer: its socket, yet to be closed. `None` where none lingers there.
+    pub fn take_lingering(&mut self, place: Place) -> Option<OwnedFd> {
+        self.table.lingering(place)?;
+        self.wheel.take(&mut self.table, place.index);
+        self.table.free(place).map(|lingering| lingering.socket)
+    }
+
+    /// Something happened on a connection that lingers.
+    pub fn drop_lingering_input(&mut self, server: &Server, place: Place) {
+        let Some(lingering) = self.table.lingering(place) else { return };
+        if drop_input(lingering.socket.as_fd()) == Peer::Done {
+            self.end_lingering(server, place);
+        }
+    }
+
+    /// Closes a connection that lingers.
+    pub fn end_lingering(&mut self, server: &Server, place: Place) {
+        if let Some(socket) = self.take_lingering(place) {
+            drop(socket);
+            server.lingers_in_lane(false);
+        }
+    }
+
+    /// Closes those whose reply has arrived. True where there was one.
+    pub fn evict(&mut self, server: &Server) -> bool {
+        let before = self.table.len();
+        for index in 0..self.table.places() {
+            let Some(place) = self.table.place(index) else { continue };
+            if self.table.lingering(place).is_some_and(|lingering| has_arrived(lingering.socket.as_fd())) {
+                self.end_lingering(server, place);
+            }
+        }
+        self.table.len() < before
     }
 
     pub fn go_on_later(&mut self, place: Place) {

@@ -5,14 +5,16 @@
 //! when the function has returned.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use rustix::net::RecvFlags;
+use rustix::net::{RecvFlags, Shutdown};
 
 use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
+use super::super::linger::{Peer, drop_input};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server, counters};
 use super::conn::{Conn, Place, State, Why};
@@ -143,7 +145,8 @@ impl EventLoop {
         }
         let token = Token::Connection { index: place.index, turn: place.turn };
         if epoll::add(self.lane.epoll(&self.server), socket, token.into(), EVENTS).is_err() {
-            let conn = connections.table.remove(place);
+            let conn = connections.table.take(place);
+            connections.table.free(place);
             drop(connections);
             return conn.into_iter().for_each(|conn| self.turn_away(conn));
         }
@@ -188,7 +191,9 @@ impl EventLoop {
     /// The kernel tells of a change.
     pub fn on_event(&self, place: Place, flags: EventFlags) {
         let mut connections = self.connections();
-        let Some(conn) = connections.table.get(place) else { return };
+        let Some(conn) = connections.table.get(place) else {
+            return connections.drop_lingering_input(&self.server, place);
+        };
         let gone = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
         // A read ends at urgent data, so that a short one does not mean that there is no more.
         conn.hung_up |= flags.intersects(gone | EventFlags::PRI);
@@ -390,7 +395,7 @@ impl EventLoop {
         if stops {
             self.stop();
         }
-        while let Some((place, error)) = { self.connections().next_due() } {
+        while let Some((place, error)) = { self.connections().next_due(&self.server) } {
             counters::add(&self.server.counters().timeouts, 1);
             self.connections().finish(place, Some(error), Ending::Close);
         }
@@ -410,7 +415,13 @@ impl EventLoop {
             Command::End(id, ending) => self.with(id, |place| self.end(place, ending)),
             Command::Pause(id, paused) => self.with(id, |place| self.pause(place, paused)),
             Command::Rearm(id) => self.with(id, |place| self.rearm(place)),
+            Command::Evict => drop(self.evict()),
         }
+    }
+
+    /// Closes lingering connections whose reply has arrived. True where there was one.
+    pub fn evict(&self) -> bool {
+        self.connections().evict(&self.server)
     }
 
     fn with(&self, id: ConnectionId, action: impl FnOnce(Place)) {
@@ -429,6 +440,12 @@ impl EventLoop {
         let places = self.connections().table.places();
         for index in 0..places {
             let Some(place) = self.connections().table.place(index) else { continue };
+            let lingering = self.connections().take_lingering(place);
+            if let Some(socket) = lingering {
+                self.hand_over(socket);
+                self.server.lingers_in_lane(false);
+                continue;
+            }
             // What has arrived is served before the connection counts as idle.
             if let Some(conn) = self.connections().table.get(place) {
                 conn.readable = true;
@@ -462,13 +479,50 @@ impl EventLoop {
         let mut connections = self.connections();
         let Connections { table, wheel, .. } = &mut *connections;
         wheel.take(table, place.index);
-        let Some(conn) = table.remove(place) else { return };
+        let Some(conn) = table.take(place) else { return };
+        let stopping = connections.stopping;
         drop(connections);
-        if ending == Ending::Close && !conn.owned.slot().is_at_end() {
-            // It lingers in the server's set.
-            let _ = epoll::delete(self.lane.epoll(&self.server), conn.socket);
-        }
         self.lane.inbox.count(false);
-        conn.owned.end(ending);
+        let (socket, has_input) = (conn.socket, conn.readable);
+        let lingers = ending == Ending::Close && !conn.is_local && !conn.owned.slot().is_at_end();
+        let left = match lingers {
+            true => conn.owned.end_to_linger(),
+            false => Err(conn.owned),
+        };
+        let left = left.unwrap_or_else(|owned| {
+            if lingers {
+                // Another thread's call finishes it, and has it linger in the server's set.
+                let _ = epoll::delete(self.lane.epoll(&self.server), socket);
+            }
+            owned.end(ending);
+            None
+        });
+        match left {
+            Some(socket) => self.linger(place, socket, has_input, stopping),
+            None => drop(self.connections().table.free(place)),
+        }
+    }
+
+    /// Ends this side of a connection, and waits for the other.
+    fn linger(&self, place: Place, socket: OwnedFd, has_input: bool, stopping: bool) {
+        let mut connections = self.connections();
+        let ended = !stopping && rustix::net::shutdown(&socket, Shutdown::Write).is_err();
+        if stopping || ended || (has_input && drop_input(socket.as_fd()) == Peer::Done) {
+            connections.table.free(place);
+            drop(connections);
+            if stopping {
+                self.hand_over(socket);
+            } else {
+                drop(socket);
+            }
+            return self.server.lingers_in_lane(false);
+        }
+        connections.linger(place, socket);
+    }
+
+    /// While the server stops it looks after lingering connections itself.
+    fn hand_over(&self, socket: OwnedFd) {
+        let _ = epoll::delete(self.lane.epoll(&self.server), &socket);
+        self.server.linger(socket);
     }
 }

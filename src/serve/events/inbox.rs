@@ -24,6 +24,8 @@ pub enum Command {
     Pause(ConnectionId, bool),
     /// Its idle time has changed.
     Rearm(ConnectionId),
+    /// Close lingering connections whose reply has arrived: descriptors are needed.
+    Evict,
 }
 
 /// The way into a loop from other threads.

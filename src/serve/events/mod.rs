@@ -177,6 +177,14 @@ pub fn rearm(slot: &Slot, id: ConnectionId, number: u64) -> Result<()> {
 }
 
 impl Server {
+    /// Has the loops close lingering connections whose reply has arrived. True where this thread's own closed one.
+    pub(super) fn evict_from_lanes(&self) -> bool {
+        for lane in self.lanes().iter().skip(1) {
+            let _ = lane.inbox.post(Command::Evict);
+        }
+        on_own_loop(self, EventLoop::evict).unwrap_or(false)
+    }
+
     /// Gives a connection to the lane that has fewest.
     pub(super) fn give_to_lane(self: &Arc<Self>, connection: Owned) {
         let least =

@@ -86,7 +86,7 @@ impl Server {
                     }
                     return Ok(true);
                 }
-                let drained = self.listeners().len() == 0 && self.active() == 0 && self.lingering().is_empty();
+                let drained = self.listeners().len() == 0 && self.active() == 0 && self.nobody_lingers();
                 if !closed && !drained {
                     break;
                 }

@@ -52,7 +52,7 @@
 #define OYEZ_LISTEN_OPTIONS_INIT \
     { sizeof(oyez_listen_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_SERVER_OPTIONS_INIT \
-    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_EVENTS_INIT { sizeof(oyez_events), 0, 0, 0, 0 }
 #define OYEZ_STATS_INIT \
     { sizeof(oyez_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -162,6 +162,22 @@
  A switch is off.
  */
 #define OYEZ_OFF -1
+
+/*
+ io_uring(7) where all that is needed of it works, which is tried once; else epoll(7). The environment variable
+ OYEZ_BACKEND (epoll, io_uring, auto) overrides it.
+ */
+#define OYEZ_BACKEND_AUTO 0
+
+/*
+ epoll(7) and system calls.
+ */
+#define OYEZ_BACKEND_EPOLL 1
+
+/*
+ io_uring(7): where that cannot be had, oyez_server_new_events() fails with OYEZ_UNSUPPORTED.
+ */
+#define OYEZ_BACKEND_IO_URING 2
 
 /*
  A handler for each connection on a thread of a bounded pool: the default.
@@ -397,6 +413,15 @@ typedef struct oyez_server_options {
      with OYEZ_LIMIT_REACHED and queues nothing; so does any single one that is larger. Default: 16 MiB.
      */
     size_t max_output;
+    /*
+     Event servers: OYEZ_BACKEND_AUTO (the default), OYEZ_BACKEND_EPOLL or OYEZ_BACKEND_IO_URING. A program sees no
+     difference but speed. A server that oyez_server_poll() drives has epoll whatever is said here.
+     */
+    int32_t backend;
+    /*
+     0.
+     */
+    int32_t reserved;
 } oyez_server_options;
 
 /*

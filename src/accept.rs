@@ -142,11 +142,11 @@ fn take_in_time<T>(
     stream::wait(listener, PollFlags::IN, deadline)?;
     // Somebody is there, so this takes no time unless another acceptor is faster.
     let left = deadline.left().unwrap_or_default().max(Duration::from_millis(1));
-    match sys::ring::accept(listener, left) {
+    match sys::timed_accept::accept(listener, left) {
         Ok(accepted) => Ok(from_ring(accepted)),
-        Err(sys::ring::Failure::TimedOut) => Err(Errno::AGAIN),
-        Err(sys::ring::Failure::Accept(errno)) => Err(errno),
-        Err(sys::ring::Failure::Unavailable) => take(),
+        Err(sys::timed_accept::Failure::TimedOut) => Err(Errno::AGAIN),
+        Err(sys::timed_accept::Failure::Accept(errno)) => Err(errno),
+        Err(sys::timed_accept::Failure::Unavailable) => take(),
     }
 }
 

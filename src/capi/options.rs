@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::optional_bytes;
 use crate::error::{Code, Error, Result};
 use crate::listen::{BeforeBind, Options as ListenOptions, Switch};
-use crate::serve::{Level, Log, Model, Options as ServerOptions};
+use crate::serve::{Backend, Level, Log, Model, Options as ServerOptions};
 
 /// The default: the value that every option has when it is zero.
 pub const OYEZ_DEFAULT: i32 = 0;
@@ -112,7 +112,20 @@ pub struct oyez_server_options {
     /// Event servers: bytes that may wait to be sent on one connection; an oyez_conn_write() that would pass it fails
     /// with OYEZ_LIMIT_REACHED and queues nothing; so does any single one that is larger. Default: 16 MiB.
     pub max_output: usize,
+    /// Event servers: OYEZ_BACKEND_AUTO (the default), OYEZ_BACKEND_EPOLL or OYEZ_BACKEND_IO_URING. A program sees no
+    /// difference but speed. A server that oyez_server_poll() drives has epoll whatever is said here.
+    pub backend: i32,
+    /// 0.
+    pub reserved: i32,
 }
+
+/// io_uring(7) where all that is needed of it works, which is tried once; else epoll(7). The environment variable
+/// OYEZ_BACKEND (epoll, io_uring, auto) overrides it.
+pub const OYEZ_BACKEND_AUTO: i32 = 0;
+/// epoll(7) and system calls.
+pub const OYEZ_BACKEND_EPOLL: i32 = 1;
+/// io_uring(7): where that cannot be had, oyez_server_new_events() fails with OYEZ_UNSUPPORTED.
+pub const OYEZ_BACKEND_IO_URING: i32 = 2;
 
 /// A handler for each connection on a thread of a bounded pool: the default.
 pub const OYEZ_THREADS: i32 = 0;
@@ -221,6 +234,8 @@ unsafe impl Growing for oyez_server_options {
         log_user: std::ptr::null_mut(),
         max_input: 0,
         max_output: 0,
+        backend: 0,
+        reserved: 0,
     };
     const FIELDS: &'static [usize] = &[
         offset_of!(Self, model),
@@ -235,6 +250,8 @@ unsafe impl Growing for oyez_server_options {
         offset_of!(Self, log_user),
         offset_of!(Self, max_input),
         offset_of!(Self, max_output),
+        offset_of!(Self, backend),
+        offset_of!(Self, reserved),
     ];
 }
 
@@ -364,6 +381,12 @@ pub(super) unsafe fn server(options: *const oyez_server_options, function: &'sta
         }),
         max_input: if c.max_input == 0 { ServerOptions::default().max_input } else { c.max_input },
         max_output: if c.max_output == 0 { ServerOptions::default().max_output } else { c.max_output },
+        backend: match c.backend {
+            OYEZ_BACKEND_AUTO => Backend::Auto,
+            OYEZ_BACKEND_EPOLL => Backend::Epoll,
+            OYEZ_BACKEND_IO_URING => Backend::IoUring,
+            other => return Err(Error::invalid(function, format_args!("backend is {other}, which is none"))),
+        },
     })
 }
 
@@ -439,7 +462,7 @@ mod tests {
     #[test]
     fn the_structs_have_no_padding() {
         assert_no_padding::<oyez_listen_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8]);
-        assert_no_padding::<oyez_server_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8]);
+        assert_no_padding::<oyez_server_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 4, 4]);
     }
 
     #[test]

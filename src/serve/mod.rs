@@ -28,7 +28,7 @@ pub use connection::Connection;
 pub use counters::Snapshot;
 pub use events::{Events, OnClose, OnConnection, OnData};
 pub use log::{Level, Log};
-pub use options::{Model, Options};
+pub use options::{Backend, Model, Options};
 pub use registry::ServerId;
 pub use server::{Handler, Server};
 pub use table::ConnectionId;

@@ -16,6 +16,18 @@ pub enum Model {
     Processes,
 }
 
+/// By which of the kernel's interfaces an event server waits, reads and writes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// As the environment variable OYEZ_BACKEND says, else io_uring(7) where it works, else epoll(7).
+    #[default]
+    Auto,
+    /// By epoll(7) and system calls.
+    Epoll,
+    /// By io_uring(7), or not at all.
+    IoUring,
+}
+
 /// The most handlers that run at once, where the program names no number.
 const WORKERS: u32 = 256;
 
@@ -41,6 +53,7 @@ pub struct Options {
     pub max_input: usize,
     /// Output that may wait to be sent, in bytes.
     pub max_output: usize,
+    pub backend: Backend,
 }
 
 impl Default for Options {
@@ -58,6 +71,7 @@ impl Default for Options {
             log: None,
             max_input: MAX_INPUT,
             max_output: MAX_OUTPUT,
+            backend: Backend::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use rustix::time::Timespec;
 
 use super::connection::{self, Owned};
 use super::counters::add;
-use super::events::{EventLoop, Place, on_lane, on_own_loop};
+use super::events::{Choice, EventLoop, Place, on_lane, on_own_loop};
 use super::server::Phase;
 use super::token::Token;
 use super::{Level, Server, signals, table};
@@ -138,8 +138,11 @@ impl Server {
     }
 
     fn run_to_the_end(self: &Arc<Self>) -> Result<()> {
+        if let Some(Choice::Epoll(Some(refusal))) = self.backend() {
+            self.report_no_ring(refusal);
+        }
         let outcome = self.start_workers().and_then(|()| {
-            let ran = on_lane(self, 0, None, |_| self.loop_until_drained());
+            let ran = on_lane(self, 0, None, self.make_ring()?, |_| self.loop_until_drained());
             ran.map_err(|errno| Error::system("oyez_server_run", errno))?.0
         });
         self.end_workers();
@@ -226,12 +229,15 @@ impl Server {
     pub(super) fn turn(self: &Arc<Self>, limit: Deadline) -> std::result::Result<(), Errno> {
         let mut events = [MaybeUninit::<Event>::uninit(); EVENTS];
         let deadline = limit.earlier(self.next_look());
-        let happened = match epoll::wait(self.epoll(), &mut events, deadline.timespec().as_ref()) {
-            Ok((happened, _)) => happened,
-            Err(Errno::INTR) => &mut [],
-            Err(errno) => return Err(errno),
+        let own = on_own_loop(self, |own| own.wait(&mut events, deadline));
+        let happened = match own {
+            Some(happened) => happened?,
+            None => match epoll::wait(self.epoll(), &mut events, deadline.timespec().as_ref()) {
+                Ok((happened, _)) => happened,
+                Err(Errno::INTR) => &mut [],
+                Err(errno) => return Err(errno),
+            },
         };
-        on_own_loop(self, EventLoop::begin_turn);
         let mut children_ended = false;
         for event in happened.iter() {
             match Token::of(event.data) {

@@ -17,7 +17,7 @@ use super::acceptor::Shortage;
 use super::children::Children;
 use super::connection::{Ending, Owned};
 use super::counters::{self, Counters, Snapshot, add, value};
-use super::events::{Events, Lane, Polling, Workers};
+use super::events::{self, Choice, Events, Lane, Polling, Workers};
 use super::linger::Linger;
 use super::listeners::Listeners;
 use super::pool::{self, Pool};
@@ -68,6 +68,8 @@ pub struct Server {
     /// The loops of an event server; the first is the server's own.
     lanes: Vec<Arc<Lane>>,
     workers: Workers,
+    /// Of an event server.
+    backend: Option<Choice>,
     paused: AtomicBool,
     /// Connections that are not over; those that linger are not among them.
     active: AtomicUsize,
@@ -152,6 +154,7 @@ impl Server {
                 Some(timer)
             }
         };
+        let backend = events.as_ref().map(|_| events::choose(&options)).transpose()?;
         let lanes = match events {
             None => Vec::new(),
             Some(_) => make_lanes(options.lanes()).map_err(failed("eventfd"))?,
@@ -186,6 +189,7 @@ impl Server {
             lanes,
             events,
             workers: Workers::default(),
+            backend,
             paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             turn: Mutex::default(),
@@ -522,6 +526,10 @@ impl Server {
 
     pub(super) fn events(&self) -> Option<&Events> {
         self.events.as_ref()
+    }
+
+    pub(super) fn backend(&self) -> Option<Choice> {
+        self.backend
     }
 
     pub(super) fn lanes(&self) -> &[Arc<Lane>] {

@@ -9,6 +9,7 @@ pub mod shared;
 pub mod signal;
 pub mod socket;
 pub mod thread;
+pub mod timed_accept;
 
 use std::ffi::{CStr, c_char};
 use std::fmt;

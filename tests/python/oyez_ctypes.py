@@ -132,6 +132,7 @@ class ServerOptions(Structure):
         )
     ]
     _fields_ += [("log", Log), ("log_user", c_void_p), ("max_input", c_size_t), ("max_output", c_size_t)]
+    _fields_ += [("backend", c_int32), ("reserved", c_int32)]
 
     def __init__(self, **values):
         super().__init__(size=ctypes.sizeof(ServerOptions), **values)

@@ -21,6 +21,8 @@ pub struct Conn {
     pub output: Output,
     /// Where it is on the wheel.
     pub link: Link,
+    /// How many bytes are in a send that is under way in the ring.
+    pub flying: usize,
     /// The tick at which it was opened.
     pub opened: u32,
     /// The tick of its last input or output.
@@ -35,6 +37,10 @@ pub struct Conn {
     pub readable: bool,
     /// The kernel takes output.
     pub writable: bool,
+    /// A receive is under way in the ring.
+    pub receiving: bool,
+    /// That receive has been told to end.
+    pub cancelling: bool,
     /// The peer has ended its side, is gone, or uses urgent data: a short read is not the last one.
     pub hung_up: bool,
     /// It is a Unix socket.
@@ -71,6 +77,7 @@ impl Conn {
             socket,
             input: Vec::new(),
             output: Output::default(),
+            flying: 0,
             link: Link::default(),
             opened: now,
             active: now,
@@ -80,6 +87,8 @@ impl Conn {
             // Its first bytes may be there already.
             readable: true,
             writable: true,
+            receiving: false,
+            cancelling: false,
             hung_up: false,
             ended: false,
             paused: false,
@@ -108,6 +117,8 @@ pub struct Lingering {
     pub socket: OwnedFd,
     /// Where it is on the wheel.
     pub link: Link,
+    /// A receive is under way in the ring.
+    pub receiving: bool,
 }
 
 /// The connections of a loop, by their places.
@@ -143,6 +154,18 @@ pub struct Place {
 }
 
 const TURNS: u32 = (1 << 24) - 1;
+
+impl Place {
+    /// As one word of 56 bits.
+    pub fn token(self) -> u64 {
+        u64::from(self.turn) << 32 | u64::from(self.index)
+    }
+
+    /// The place of such a word.
+    pub fn of_token(token: u64) -> Self {
+        Self { index: token as u32, turn: (token >> 32) as u32 }
+    }
+}
 
 impl Table {
     /// Takes a connection in; gives it back where there is no memory.
@@ -210,9 +233,9 @@ impl Table {
     }
 
     /// The connection lingers in its place.
-    pub fn leave(&mut self, place: Place, socket: OwnedFd) {
+    pub fn leave(&mut self, place: Place, socket: OwnedFd, receiving: bool) {
         if let Some(entry) = self.entry(place) {
-            entry.occupant = Occupant::Lingering(Lingering { socket, link: Link::default() });
+            entry.occupant = Occupant::Lingering(Lingering { socket, link: Link::default(), receiving });
         }
     }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::SendFlags;
+use rustix::net::{SendFlags, Shutdown};
 
 use super::super::Server;
 use super::super::connection::{Ending, gone};
@@ -16,6 +16,7 @@ use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
 use crate::deadline::{self, Deadline};
 use crate::error::{Code, Error, Result};
+use crate::sys::ring::Ring;
 
 /// All that an event loop knows of its connections.
 #[derive(Debug)]
@@ -34,6 +35,10 @@ pub struct Connections {
     now: u32,
     /// The stop has been noticed.
     pub stopping: bool,
+    /// Input and output go through a ring.
+    pub by_ring: bool,
+    /// Vectors for output that is on its way through the ring, to be used again.
+    spare: Vec<Vec<u8>>,
 }
 
 /// What reading from a connection takes.
@@ -61,10 +66,22 @@ pub enum Next {
     Deliver,
 }
 
+/// What is written at once and is longer than this is sent at once also where output goes through a ring: copying it
+/// would cost more than the system call.
+const DIRECT: usize = 4096;
+
+/// How many vectors are kept to be used again, and how large each may be.
+const SPARE: usize = 1024;
+const SPARE_SIZE: usize = 16 * 1024;
+
 impl Conn {
+    /// Whether input is wanted.
+    pub fn wants_input(&self) -> bool {
+        (self.state == State::Closing || (self.state == State::Open && !self.paused)) && !self.ended
+    }
+
     pub fn may_read(&self) -> bool {
-        let wants = self.state == State::Closing || (self.state == State::Open && !self.paused);
-        wants && self.readable && !self.ended
+        self.readable && self.wants_input()
     }
 
     /// Sends what the kernel takes at once.
@@ -113,6 +130,8 @@ impl Connections {
             start: deadline::clock(),
             now: 0,
             stopping: false,
+            by_ring: false,
+            spare: Vec::new(),
         })
     }
 
@@ -134,6 +153,11 @@ impl Connections {
     /// The tick of this turn: looked up where no connection's time has made that necessary so far.
     pub fn time(&mut self) -> u32 {
         if self.wheel.is_empty() { self.refresh() } else { self.now }
+    }
+
+    /// The tick of this turn, for what matters only where a connection's time may be over.
+    pub fn turn(&self) -> u32 {
+        self.now
     }
 
     /// When there is something to do although nothing happens.
@@ -192,7 +216,7 @@ impl Connections {
         conn.state = State::Over;
         conn.owned.slot().begin_to_end();
         // A peer that does not get everything must be able to tell.
-        let whole = ending != Ending::Close || conn.output.is_empty();
+        let whole = ending != Ending::Close || (conn.output.is_empty() && conn.flying == 0);
         let ending = if whole { ending } else { Ending::Abort };
         self.over.push_back((place, why, ending));
     }
@@ -297,6 +321,67 @@ impl Connections {
         }
     }
 
+    /// Bytes on their way through the ring have been sent, in part or whole, or not. True where nothing waits any more,
+    /// although the kernel had not taken it at once, and the connection goes on.
+    pub fn end_send(
+        &mut self,
+        place: Place,
+        bytes: Vec<u8>,
+        from: usize,
+        outcome: std::result::Result<usize, Errno>,
+    ) -> bool {
+        let now = self.now;
+        let Some(conn) = self.table.get(place) else {
+            self.recycle(bytes);
+            return false;
+        };
+        conn.flying = 0;
+        let sent = match outcome {
+            Ok(sent) => sent,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(errno) => {
+                self.finish(place, Some(Error::system("write", errno).with_code(Code::Closed)), Ending::Abort);
+                self.recycle(bytes);
+                return false;
+            }
+        };
+        let slot = conn.owned.slot();
+        slot.count_out(sent);
+        slot.unqueue(sent);
+        if sent > 0 {
+            conn.active = now;
+        }
+        if from + sent < bytes.len() {
+            // The kernel takes no more: now that is waited for.
+            conn.writable = false;
+            if conn.output.put_back(bytes, from + sent).is_err() {
+                self.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort);
+                return false;
+            }
+            let now = self.time();
+            if let Some(conn) = self.table.get(place) {
+                conn.waits = now;
+            }
+            self.arm(place);
+            self.go_on_later(place);
+            return false;
+        }
+        let drained = conn.output.is_empty();
+        if !drained {
+            self.go_on_later(place);
+            self.recycle(bytes);
+            return false;
+        }
+        let waited = !std::mem::replace(&mut conn.writable, true);
+        conn.waits = NEVER;
+        let goes_on = conn.state == State::Open;
+        self.recycle(bytes);
+        if !(goes_on && waited) {
+            self.end_if_sent(place);
+        }
+        goes_on && waited
+    }
+
     /// Sends what waits. True where all of it has been sent just now, and the connection goes on.
     pub fn flush(&mut self, place: Place) -> bool {
         let now = self.now;
@@ -336,12 +421,65 @@ impl Connections {
         let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else {
             return Err(gone("oyez_conn_write"));
         };
-        let sent = if conn.output.is_empty() && conn.writable { conn.send(bytes) } else { Ok(0) };
+        let may_send = conn.output.is_empty() && conn.writable && conn.flying == 0;
+        let later = self.by_ring && (bytes.len() < DIRECT || !may_send);
+        let sent = if may_send && !later { conn.send(bytes) } else { Ok(0) };
         if sent == Ok(bytes.len()) {
             conn.active = now;
             return Ok(0);
         }
+        if later {
+            return self.gather(place, bytes);
+        }
         self.queue_rest(place, bytes, sent)
+    }
+
+    /// Keeps bytes that the ring sends with the end of the turn: how many that are.
+    fn gather(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
+        let Some(conn) = self.table.get(place) else { return Ok(0) };
+        conn.output.use_room(|| self.spare.pop());
+        conn.output.push(bytes).map_err(|errno| Error::system("write", errno))?;
+        self.go_on_later(place);
+        Ok(bytes.len())
+    }
+
+    /// Sends at once what was kept for the ring, where nothing is under way. True where it is worth trying again what did
+    /// not go.
+    pub fn send_gathered(&mut self, place: Place) -> bool {
+        let by_ring = self.by_ring;
+        let gathered = |conn: &&mut Conn| by_ring && conn.flying == 0 && conn.writable && !conn.output.is_empty();
+        if self.table.get(place).filter(gathered).is_none() {
+            return false;
+        }
+        self.flush(place);
+        let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return false };
+        if !conn.output.is_empty() && conn.waits == NEVER {
+            let now = self.time();
+            self.table.get(place).into_iter().for_each(|conn| conn.waits = now);
+            self.arm(place);
+        }
+        true
+    }
+
+    /// Ends a receive of the ring at once, so that the descriptor can be given away.
+    pub fn stop_receiving(&mut self, ring: &Ring, place: Place) -> Result<()> {
+        if self.table.get(place).is_none_or(|conn| !conn.receiving) {
+            return Ok(());
+        }
+        let failed = |errno| Error::system("io_uring_enter", errno);
+        if ring.cancel_now(place.token()).map_err(failed)? {
+            let cause = format_args!("input has come that on_data has not seen yet: call it again from there");
+            return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
+        }
+        Ok(())
+    }
+
+    /// Takes a vector to be used again.
+    pub fn recycle(&mut self, mut bytes: Vec<u8>) {
+        if self.spare.len() < SPARE && bytes.capacity() <= SPARE_SIZE && self.spare.try_reserve(1).is_ok() {
+            bytes.clear();
+            self.spare.push(bytes);
+        }
     }
 
     /// Keeps what was not sent at once: how much that is.
@@ -378,14 +516,17 @@ impl Connections {
             self.table.get(place).into_iter().for_each(|conn| conn.waits = now);
             self.arm(place);
         }
+        if self.by_ring {
+            self.go_on_later(place);
+        }
         Ok(rest.len())
     }
 
     /// The connection lingers in its place, for a while.
-    pub fn linger(&mut self, place: Place, socket: OwnedFd) {
+    pub fn linger(&mut self, place: Place, socket: OwnedFd, receiving: bool) {
         let ticks = u32::try_from(PATIENCE.as_millis() as u64 / TICK_MS).unwrap_or(NEVER);
         let now = self.time();
-        self.table.leave(place, socket);
+        self.table.leave(place, socket, receiving);
         self.wheel.put(&mut self.table, place.index, now.saturating_add(ticks));
     }
 
@@ -394,6 +535,24 @@ impl Connections {
         self.table.lingering(place)?;
         self.wheel.take(&mut self.table, place.index);
         self.table.free(place).map(|lingering| lingering.socket)
+    }
+
+    /// A receive of the ring on a connection that lingers has brought something, which is dropped.
+    pub fn end_lingering_receive(
+        &mut self,
+        server: &Server,
+        ring: &Ring,
+        place: Place,
+        received: std::result::Result<usize, Errno>,
+        goes_on: bool,
+    ) {
+        let Some(lingering) = self.table.lingering(place) else { return };
+        lingering.receiving = goes_on;
+        let over = !matches!(received, Ok(1..) | Err(Errno::NOBUFS | Errno::INTR | Errno::AGAIN));
+        if over || (!goes_on && ring.receive(lingering.socket.as_fd(), place.token()).is_err()) {
+            return self.end_lingering(server, place);
+        }
+        lingering.receiving = true;
     }
 
     /// Something happened on a connection that lingers.
@@ -406,7 +565,12 @@ impl Connections {
 
     /// Closes a connection that lingers.
     pub fn end_lingering(&mut self, server: &Server, place: Place) {
+        let receiving = self.table.lingering(place).is_some_and(|lingering| lingering.receiving);
         if let Some(socket) = self.take_lingering(place) {
+            if receiving {
+                // The ring holds on to the socket: its receive has to end.
+                let _ = rustix::net::shutdown(&socket, Shutdown::Read);
+            }
             drop(socket);
             server.lingers_in_lane(false);
         }

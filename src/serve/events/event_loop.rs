@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
@@ -24,6 +25,7 @@ use super::lane::Lane;
 use crate::deadline::Deadline;
 use crate::error::{Code, Error, Result};
 use crate::sys::fork;
+use crate::sys::ring::Ring;
 
 /// How much is read at once.
 pub const BUFFER: usize = 64 * 1024;
@@ -36,15 +38,18 @@ const EVENTS: EventFlags =
     EventFlags::IN.union(EventFlags::PRI).union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 /// An event loop, on its thread.
-#[derive(Debug)]
 pub struct EventLoop {
-    server: Arc<Server>,
-    lane: Arc<Lane>,
+    pub(super) server: Arc<Server>,
+    pub(super) lane: Arc<Lane>,
     connections: RefCell<Connections>,
     /// What input is read into.
     buffer: RefCell<Vec<u8>>,
     /// The connection that a function of the program runs for just now.
     serving: Cell<Option<Guest>>,
+    /// By which input and output go where that is not by system calls.
+    pub(super) ring: Option<Ring>,
+    /// The ring waits for the set of events.
+    pub(super) polling: Cell<bool>,
     /// Of the process in which the loop runs: a child that the program forks has none of its connections.
     epoch: u64,
 }
@@ -79,13 +84,17 @@ impl Parked {
 
 impl EventLoop {
     /// The loop of a lane, for this thread to run.
-    pub fn new(server: &Arc<Server>, lane: &Arc<Lane>, parked: Parked) -> Self {
+    pub fn new(server: &Arc<Server>, lane: &Arc<Lane>, parked: Parked, ring: Option<Ring>) -> Self {
+        let mut parked = parked;
+        parked.connections.by_ring = ring.is_some();
         Self {
             server: Arc::clone(server),
             lane: Arc::clone(lane),
             connections: RefCell::new(parked.connections),
             buffer: RefCell::new(parked.buffer),
             serving: Cell::new(None),
+            ring,
+            polling: Cell::new(false),
             epoch: fork::epoch(),
         }
     }
@@ -105,7 +114,7 @@ impl EventLoop {
         &self.lane
     }
 
-    fn connections(&self) -> RefMut<'_, Connections> {
+    pub(super) fn connections(&self) -> RefMut<'_, Connections> {
         self.connections.borrow_mut()
     }
 
@@ -144,7 +153,11 @@ impl EventLoop {
             conn.owned.slot().belong_to(self.lane.number(), place);
         }
         let token = Token::Connection { index: place.index, turn: place.turn };
-        if epoll::add(self.lane.epoll(&self.server), socket, token.into(), EVENTS).is_err() {
+        if let Some(conn) = connections.table.get(place).filter(|_| self.ring.is_some()) {
+            // Whatever has come is received once on_open has returned.
+            conn.readable = false;
+            connections.go_on_later(place);
+        } else if epoll::add(self.lane.epoll(&self.server), socket, token.into(), EVENTS).is_err() {
             let conn = connections.table.take(place);
             connections.table.free(place);
             drop(connections);
@@ -163,12 +176,12 @@ impl EventLoop {
     }
 
     /// Runs a function of the program for a connection. `None` where that panicked, or the connection is gone.
-    fn call<T>(&self, place: Place, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
+    pub(super) fn call<T>(&self, place: Place, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
         let guest = self.connections().table.get(place)?.guest(place);
         self.call_guest(guest, function)
     }
 
-    fn call_guest<T>(&self, guest: Guest, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
+    pub(super) fn call_guest<T>(&self, guest: Guest, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
         let outer = self.serving.replace(Some(guest));
         let outcome = catch_unwind(AssertUnwindSafe(|| function(guest.id)));
         self.serving.set(outer);
@@ -211,6 +224,9 @@ impl EventLoop {
 
     /// Reads what there is, as far as one turn goes.
     fn read(&self, place: Place) {
+        if let Some(ring) = &self.ring {
+            return self.settle(ring, place);
+        }
         let reading = self.connections().begin_read(&self.server, place);
         self.go_on_reading(place, reading);
     }
@@ -247,7 +263,7 @@ impl EventLoop {
     }
 
     /// Gives fresh input to the program; how much of it was consumed.
-    fn deliver(&self, guest: Guest, bytes: Option<&[u8]>) -> usize {
+    pub(super) fn deliver(&self, guest: Guest, bytes: Option<&[u8]>) -> usize {
         let bytes = bytes.unwrap_or_default();
         let Some(on_data) = self.server.events().and_then(|events| events.on_data.as_ref()) else { return bytes.len() };
         let consumed = self.call_guest(guest, |id| on_data(id, bytes));
@@ -255,7 +271,7 @@ impl EventLoop {
     }
 
     /// Gives the program what it has left before.
-    fn deliver_kept(&self, place: Place) {
+    pub(super) fn deliver_kept(&self, place: Place) {
         let Some(on_data) = self.server.events().and_then(|events| events.on_data.as_ref()) else { return };
         let mut connections = self.connections();
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else { return };
@@ -281,9 +297,13 @@ impl EventLoop {
     /// Sends what waits.
     fn flush(&self, place: Place) {
         let done = self.connections().flush(place);
-        if !done {
-            return;
+        if done {
+            self.drained(place);
         }
+    }
+
+    /// All that waited has been sent.
+    pub(super) fn drained(&self, place: Place) {
         if let Some(on_drain) = self.server.events().and_then(|events| events.on_drain.as_ref()) {
             self.call(place, on_drain);
         }
@@ -308,10 +328,13 @@ impl EventLoop {
             return Some(Err(gone("oyez_conn_write")));
         };
         let queued = conn.owned.slot().queued();
-        if queued > conn.output.front().len() {
+        if queued > conn.output.front().len() + conn.flying {
             return None;
         }
         if bytes.len() > self.server.options().max_output.saturating_sub(queued) {
+            if connections.send_gathered(place) {
+                return self.write(place, bytes);
+            }
             return Some(Err(too_much(&self.server, queued, bytes.len())));
         }
         match connections.send(place, bytes) {
@@ -353,7 +376,10 @@ impl EventLoop {
         let Some(conn) = connections.table.get(place) else { return };
         let resumed = conn.paused && !paused;
         conn.paused = paused;
-        if resumed {
+        if paused && self.ring.is_some() {
+            // What is being received has to end.
+            connections.go_on_later(place);
+        } else if resumed {
             (conn.resumed, conn.incomplete) = (true, now);
             connections.arm(place);
             connections.go_on_later(place);
@@ -399,6 +425,9 @@ impl EventLoop {
             counters::add(&self.server.counters().timeouts, 1);
             self.connections().finish(place, Some(error), Ending::Close);
         }
+        if !self.connections().over.is_empty() {
+            self.tell_ring();
+        }
         while let Some((place, why, ending)) = { self.connections().over.pop_front() } {
             self.close(place, &why, ending);
         }
@@ -421,6 +450,7 @@ impl EventLoop {
 
     /// Closes lingering connections whose reply has arrived. True where there was one.
     pub fn evict(&self) -> bool {
+        self.tell_ring();
         self.connections().evict(&self.server)
     }
 
@@ -437,20 +467,22 @@ impl EventLoop {
         if !first && !over {
             return;
         }
+        self.look_at_ring(Deadline::after(Duration::ZERO));
         let places = self.connections().table.places();
         for index in 0..places {
             let Some(place) = self.connections().table.place(index) else { continue };
             let lingering = self.connections().take_lingering(place);
             if let Some(socket) = lingering {
+                self.forget(place, true);
                 self.hand_over(socket);
-                self.server.lingers_in_lane(false);
                 continue;
             }
             // What has arrived is served before the connection counts as idle.
             if let Some(conn) = self.connections().table.get(place) {
-                conn.readable = true;
+                conn.readable = self.ring.is_none();
             }
             self.read(place);
+            self.connections().close_if_stopping(place);
         }
         if over {
             self.connections().cut(&self.server);
@@ -463,11 +495,19 @@ impl EventLoop {
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else {
             return Err(gone("oyez_conn_detach"));
         };
-        if conn.owned.slot().queued() > 0 {
+        let slot = conn.owned.slot();
+        let socket = conn.socket;
+        if slot.queued() > 0 {
+            connections.send_gathered(place);
+        }
+        if slot.queued() > 0 {
             let cause = format_args!("output is queued: wait for on_drain");
             return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
         }
-        let _ = epoll::delete(self.lane.epoll(&self.server), conn.socket);
+        match &self.ring {
+            Some(ring) => connections.stop_receiving(ring, place)?,
+            None => drop(epoll::delete(self.lane.epoll(&self.server), socket)),
+        }
         connections.finish(place, None, Ending::Detach);
         Ok(())
     }
@@ -483,7 +523,7 @@ impl EventLoop {
         let stopping = connections.stopping;
         drop(connections);
         self.lane.inbox.count(false);
-        let (socket, has_input) = (conn.socket, conn.readable);
+        let (socket, has_input, receiving) = (conn.socket, conn.readable, conn.receiving);
         let lingers = ending == Ending::Close && !conn.is_local && !conn.owned.slot().is_at_end();
         let left = match lingers {
             true => conn.owned.end_to_linger(),
@@ -498,31 +538,34 @@ impl EventLoop {
             None
         });
         match left {
-            Some(socket) => self.linger(place, socket, has_input, stopping),
-            None => drop(self.connections().table.free(place)),
+            Some(socket) if !stopping => self.linger(place, socket, has_input, receiving),
+            left => {
+                self.forget(place, receiving);
+                self.connections().table.free(place);
+                if let Some(socket) = left {
+                    self.hand_over(socket);
+                }
+            }
         }
     }
 
     /// Ends this side of a connection, and waits for the other.
-    fn linger(&self, place: Place, socket: OwnedFd, has_input: bool, stopping: bool) {
-        let mut connections = self.connections();
-        let ended = !stopping && rustix::net::shutdown(&socket, Shutdown::Write).is_err();
-        if stopping || ended || (has_input && drop_input(socket.as_fd()) == Peer::Done) {
-            connections.table.free(place);
-            drop(connections);
-            if stopping {
-                self.hand_over(socket);
-            } else {
-                drop(socket);
-            }
+    fn linger(&self, place: Place, socket: OwnedFd, has_input: bool, receiving: bool) {
+        let ended = rustix::net::shutdown(&socket, Shutdown::Write).is_err();
+        if ended || (has_input && drop_input(socket.as_fd()) == Peer::Done) {
+            self.forget(place, receiving);
+            self.connections().table.free(place);
+            drop(socket);
             return self.server.lingers_in_lane(false);
         }
-        connections.linger(place, socket);
+        self.connections().linger(place, socket, receiving);
+        self.watch_lingering(place);
     }
 
     /// While the server stops it looks after lingering connections itself.
     fn hand_over(&self, socket: OwnedFd) {
         let _ = epoll::delete(self.lane.epoll(&self.server), &socket);
         self.server.linger(socket);
+        self.server.lingers_in_lane(false);
     }
 }

@@ -4,6 +4,8 @@
 //! which accepts for all of them and gives each connection to the lane that has fewest; a connection stays there. Calls
 //! on a connection act at once on its loop's thread, and are queued to it from any other.
 
+mod backend;
+mod by_ring;
 mod conn;
 mod connections;
 mod event_loop;
@@ -18,6 +20,7 @@ use std::sync::Arc;
 
 use rustix::io::Errno;
 
+pub use backend::{Choice, choose};
 pub use conn::Place;
 pub use event_loop::{EventLoop, Parked};
 pub use lane::Lane;
@@ -27,6 +30,7 @@ pub use worker::Workers;
 use super::connection::{Ending, Owned, Slot, gone};
 use super::{ConnectionId, Server};
 use crate::error::{Error, Result};
+use crate::sys::ring::Ring;
 use crate::sys::scoped::Scoped;
 use inbox::Command;
 
@@ -68,11 +72,12 @@ pub fn on_lane<T>(
     server: &Arc<Server>,
     index: usize,
     parked: Option<Parked>,
+    ring: Option<Ring>,
     body: impl FnOnce(Option<&EventLoop>) -> T,
 ) -> std::result::Result<(T, Option<Parked>), Errno> {
     let Some(lane) = server.lanes().get(index) else { return Ok((body(None), None)) };
     let parked = parked.or_else(Parked::new).ok_or(Errno::NOMEM)?;
-    let event_loop = EventLoop::new(server, lane, parked);
+    let event_loop = EventLoop::new(server, lane, parked, ring);
     let value = HERE.with(|here| here.set(&event_loop, || body(Some(&event_loop))));
     Ok((value, Some(event_loop.park())))
 }

@@ -33,6 +33,29 @@ impl Output {
         Ok(())
     }
 
+    /// All of it, and how much at its front has been sent. Nothing waits afterwards.
+    pub fn take(&mut self) -> (Vec<u8>, usize) {
+        let Self { bytes, sent } = std::mem::take(self);
+        (bytes, sent)
+    }
+
+    /// Puts bytes back in front of what waits, of which so many have been sent.
+    pub fn put_back(&mut self, mut bytes: Vec<u8>, sent: usize) -> Result<(), Errno> {
+        bytes.try_reserve(self.front().len()).map_err(|_| Errno::NOMEM)?;
+        bytes.extend_from_slice(self.front());
+        *self = Self { bytes, sent };
+        Ok(())
+    }
+
+    /// Where nothing waits and it has no room, takes this vector for its bytes.
+    pub fn use_room(&mut self, spare: impl FnOnce() -> Option<Vec<u8>>) {
+        if self.bytes.capacity() == 0
+            && let Some(bytes) = spare()
+        {
+            self.bytes = bytes;
+        }
+    }
+
     /// So much of the front has been sent.
     pub fn advance(&mut self, count: usize) {
         self.sent = self.sent.saturating_add(count).min(self.bytes.len());

@@ -68,7 +68,8 @@ impl Server {
             }
         };
         let Polling { drain, parked } = &mut *polling;
-        let polled = on_lane(self, 0, parked.take(), |_| {
+        // A ring belongs to one thread, and this may be another one each time.
+        let polled = on_lane(self, 0, parked.take(), None, |_| {
             if self.slot().stop().is_none() {
                 let more = self.accept_some();
                 self.watch_listeners();

@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::epoll::{self, Event};
+use rustix::event::epoll::Event;
 use rustix::io::Errno;
 
 use super::super::token::Token;
@@ -82,9 +82,11 @@ impl Main for Worker {
 
     fn main(server: Arc<Server>) {
         let index = server.workers().next.fetch_add(1, Ordering::Relaxed) + 1;
-        let outcome = on_lane(&server, index, None, |own| own.map_or(Ok(()), EventLoop::run));
-        if let Err(errno) = outcome.and_then(|(outcome, _)| outcome) {
-            let error = Error::system("epoll_wait", errno);
+        let outcome = server.make_ring().and_then(|ring| {
+            let ran = on_lane(&server, index, None, ring, |own: Option<&EventLoop>| own.map_or(Ok(()), EventLoop::run));
+            ran.and_then(|(outcome, _)| outcome).map_err(|errno| Error::system("epoll_wait", errno))
+        });
+        if let Err(error) = outcome {
             server.report(Level::Error, c"server_failed", format_args!("{error}"));
             server.fail(error);
         }
@@ -99,13 +101,7 @@ impl EventLoop {
             let stop = server.slot().stop().unwrap_or(Deadline::NEVER);
             // A stop whose time is over has been looked after, unless something came in since.
             let stop = if stop.is_over() && self.is_empty() { Deadline::NEVER } else { stop };
-            let deadline = self.next_look().earlier(stop);
-            let happened = match epoll::wait(self.lane().epoll(server), &mut events, deadline.timespec().as_ref()) {
-                Ok((happened, _)) => happened,
-                Err(Errno::INTR) => &mut [],
-                Err(errno) => return Err(errno),
-            };
-            self.begin_turn();
+            let happened = self.wait(&mut events, self.next_look().earlier(stop))?;
             for event in happened.iter() {
                 if let Token::Connection { index, turn } = Token::of(event.data) {
                     self.on_event(Place { index, turn }, event.flags);

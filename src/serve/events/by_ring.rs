@@ -1,0 +1,208 @@
+//! Input and output of an event loop through io_uring(7): input comes without being asked for each time, and the output
+//! of a turn leaves with one system call.
+//!
+//! Listeners, wake-ups and timers stay in the loop's epoll set, for which the ring waits as well. Connections are
+//! accepted by accept4(2): the accepts of a ring that go on by themselves do not tell the peers' addresses.
+
+use std::mem::MaybeUninit;
+
+use rustix::event::epoll::{self, Event};
+use rustix::io::Errno;
+use rustix::time::Timespec;
+
+use super::super::connection::Ending;
+use super::conn::{Place, State};
+use super::event_loop::EventLoop;
+use crate::deadline::Deadline;
+use crate::error::{Code, Error};
+use crate::sys::ring::{self, Ring};
+
+/// How much of what the ring tells is looked at before the output that came of it is sent.
+const AT_ONCE: usize = 128;
+
+impl EventLoop {
+    /// Waits for something to happen. What happens on connections by the ring has been looked after when it returns.
+    pub fn wait<'e>(&self, events: &'e mut [MaybeUninit<Event>], deadline: Deadline) -> Result<&'e mut [Event], Errno> {
+        let mut limit = deadline.timespec();
+        if let Some(ring) = &self.ring {
+            if !self.polling.replace(true) {
+                ring.poll(self.lane.epoll(&self.server))?;
+            }
+            ring.enter(deadline)?;
+            self.begin_turn();
+            self.look_at(ring);
+            if self.polling.get() {
+                return Ok(&mut []);
+            }
+            limit = Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        let happened = epoll::wait(self.lane.epoll(&self.server), events, limit.as_ref());
+        self.begin_turn();
+        match happened {
+            Ok((happened, _)) => Ok(happened),
+            Err(Errno::INTR) => Ok(&mut []),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn look_at(&self, ring: &Ring) {
+        for _ in 0..ring.waiting().min(AT_ONCE) {
+            match ring.next() {
+                None => return,
+                Some(ring::Event::Polled) => self.polling.set(false),
+                Some(ring::Event::Received { token, input, goes_on }) => {
+                    self.on_received(ring, Place::of_token(token), input, goes_on);
+                }
+                Some(ring::Event::Sent { token, bytes, from, outcome }) => {
+                    let place = Place::of_token(token);
+                    let drained = self.connections().end_send(place, bytes, from, outcome);
+                    if drained {
+                        self.drained(place);
+                    }
+                    self.connections().close_if_stopping(place);
+                }
+                Some(ring::Event::Other) => {}
+            }
+        }
+    }
+
+    /// Looks at all that the ring can tell by then.
+    pub(super) fn look_at_ring(&self, deadline: Deadline) {
+        let Some(ring) = &self.ring else { return };
+        self.check_ring(ring.enter(deadline));
+        while ring.waiting() > 0 {
+            self.look_at(ring);
+        }
+    }
+
+    fn on_received(&self, ring: &Ring, place: Place, input: Result<ring::Input<'_>, Errno>, goes_on: bool) {
+        let mut connections = self.connections();
+        let now = connections.turn();
+        let Some(conn) = connections.table.get(place) else {
+            return connections.end_lingering_receive(
+                &self.server,
+                ring,
+                place,
+                input.map(|input| input.len()),
+                goes_on,
+            );
+        };
+        if !goes_on {
+            (conn.receiving, conn.cancelling) = (false, false);
+        }
+        match input {
+            Ok(input) if input.is_empty() => {
+                // A paused connection hears of the end when it goes on: receiving says it again.
+                if !(conn.state == State::Open && conn.paused) {
+                    connections.end_of_stream(place);
+                }
+            }
+            Ok(input) => {
+                (conn.active, conn.served) = (now, true);
+                conn.owned.slot().count_in(input.len());
+                drop(connections);
+                self.hand_out(place, &input);
+                connections = self.connections();
+            }
+            Err(Errno::NOBUFS | Errno::CANCELED | Errno::INTR | Errno::AGAIN) => {}
+            Err(errno) => {
+                let why = Error::system("read", errno).with_code(Code::Closed);
+                connections.finish(place, Some(why), Ending::Abort);
+            }
+        }
+        if !goes_on {
+            connections.go_on_later(place);
+        }
+        connections.close_if_stopping(place);
+    }
+
+    /// Gives input to the program, or keeps it.
+    fn hand_out(&self, place: Place, input: &[u8]) {
+        let window = self.server.options().max_input.max(1);
+        let mut rest = input;
+        while !rest.is_empty() {
+            let mut connections = self.connections();
+            let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else { return };
+            if conn.paused || !conn.input.is_empty() {
+                let paused = conn.paused;
+                connections.keep(place, rest);
+                drop(connections);
+                if !paused {
+                    self.deliver_kept(place);
+                }
+                return;
+            }
+            let guest = conn.guest(place);
+            drop(connections);
+            let (part, behind) = rest.split_at(rest.len().min(window));
+            let consumed = self.deliver(guest, Some(part));
+            rest = behind;
+            let left = part.get(consumed..).unwrap_or_default();
+            if !left.is_empty() {
+                let mut connections = self.connections();
+                connections.keep(place, left);
+                connections.limit_input(&self.server, place);
+            }
+        }
+    }
+
+    /// Has the ring do what a connection wants of it.
+    pub(super) fn settle(&self, ring: &Ring, place: Place) {
+        let mut connections = self.connections();
+        let Some(conn) = connections.table.get(place).filter(|conn| conn.state != State::Over) else { return };
+        let token = place.token();
+        let mut outcome = Ok(());
+        let wants_input = conn.wants_input();
+        if wants_input && !conn.receiving {
+            outcome = ring.receive(conn.socket, token);
+            conn.receiving = outcome.is_ok();
+        } else if !wants_input && conn.receiving && !conn.cancelling {
+            outcome = ring.cancel(token);
+            conn.cancelling = outcome.is_ok();
+        }
+        if conn.flying == 0 && !conn.output.is_empty() {
+            let (bytes, from) = conn.output.take();
+            let length = bytes.len() - from;
+            match ring.send(conn.socket, token, bytes, from, !conn.writable) {
+                Ok(()) => conn.flying = length,
+                Err(_) => connections.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort),
+            }
+        }
+        drop(connections);
+        self.check_ring(outcome);
+    }
+
+    /// Tells the ring of everything: descriptors are about to be closed.
+    pub(super) fn tell_ring(&self) {
+        if let Some(ring) = &self.ring {
+            self.check_ring(ring.submit());
+        }
+    }
+
+    /// The ring need not receive any more where that is under way.
+    pub(super) fn forget(&self, place: Place, receiving: bool) {
+        if let Some(ring) = self.ring.as_ref().filter(|_| receiving) {
+            self.check_ring(ring.cancel(place.token()));
+        }
+    }
+
+    /// A connection that lingers is to be received from.
+    pub(super) fn watch_lingering(&self, place: Place) {
+        let Some(ring) = &self.ring else { return };
+        let mut connections = self.connections();
+        let Some(lingering) = connections.table.lingering(place).filter(|lingering| !lingering.receiving) else {
+            return;
+        };
+        let outcome = ring.receive(std::os::fd::AsFd::as_fd(&lingering.socket), place.token());
+        lingering.receiving = outcome.is_ok();
+        drop(connections);
+        self.check_ring(outcome);
+    }
+
+    /// A ring that does not work ends the server.
+    fn check_ring(&self, outcome: Result<(), Errno>) {
+        if let Err(errno) = outcome {
+            self.server.fail(Error::system("io_uring_enter", errno));
+        }
+    }
+}

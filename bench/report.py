@@ -1,9 +1,12 @@
-"""From the measurements to tables, and to the targets: met, or how far away."""
+"""From what was measured to ratios, and to the tables that show them."""
 
 import statistics
 
-from measure import EACH, ECHO, LINE, ONE
-from peers import EVENTS, OYEZ_THREADS, PLAIN, THREADS
+from modes import EACH, ECHO, LINE, MODES
+from peers import OYEZ_EPOLL, OYEZ_EVENTS, OYEZ_THREADS, OYEZ_URING, PLAIN, THREADS, URING
+
+COLUMNS = 8     # of figures, that a table can be read
+HIGHER_IS_BETTER = ("rate",)
 
 
 class Ratio:
@@ -19,150 +22,112 @@ class Ratio:
 
 
 class Report:
-    def __init__(self, results, modes, names, calls, instructions, memory):
-        self.results, self.modes, self.names = results, modes, names
-        self.calls, self.instructions, self.memory = calls, instructions, memory
+    """`measured` is what run.py gathers: plain dictionaries, as they are saved."""
 
-    def ratio(self, table, mode, figure, name, against=PLAIN):
-        runs = self.results.get(table, {}).get(mode.name, {})
-        if name not in runs or against not in runs:
+    def __init__(self, measured):
+        self.results, self.calls, self.instructions, self.memory, self.rest = (
+            measured[part] for part in ("results", "calls", "instructions", "memory", "rest"))
+        self.names = measured["names"]
+        named = {name for table in self.results.values() for name in table}
+        self.modes = [mode for mode in MODES if mode.name in named]
+
+    def runs(self, table, mode, name):
+        return self.results.get(table, {}).get(mode.name, {}).get(name)
+
+    def ratio(self, table, mode, figure, name, against=(PLAIN,)):
+        """To the better of those that it is held against, round by round."""
+        mine = self.runs(table, mode, name)
+        others = [runs for runs in (self.runs(table, mode, other) for other in against) if runs]
+        if not mine or not others:
             return None
-        return Ratio([mine[figure] / others[figure] for mine, others in zip(runs[name], runs[against])])
+        better = max if figure in HIGHER_IS_BETTER else min
+        return Ratio([run[figure] / better(other[figure] for other in beside)
+                      for run, *beside in zip(mine, *others)])
+
+    def median(self, table, mode, figure, name):
+        runs = self.runs(table, mode, name)
+        return runs and statistics.median(run[figure] for run in runs)
 
     def ratios(self, table, figure):
+        """In tables that are not too wide."""
         modes = [mode for mode in self.modes if mode.name in self.results.get(table, {})]
+        return "\n\n".join(self.ratios_of(table, figure, modes[first:first + COLUMNS])
+                           for first in range(0, len(modes), COLUMNS))
+
+    def ratios_of(self, table, figure, modes):
         rows = [[name, *(str(self.ratio(table, mode, figure, name) or "") for mode in modes)] for name in self.names]
-        return markdown(["server", *(mode.name for mode in modes)], rows)
-
-    def shares(self, mode, name):
-        """The server's and the generator's share of their cores."""
-        runs = self.results.get(EACH, {}).get(mode.name, {}).get(name)
-        return runs and [statistics.median(run[share] for run in runs) for share in ("server_share", "load_share")]
-
-    def bound_by_generator(self, mode):
-        """Of either server: then the ratio of throughputs may be nearer to 1 than that of the servers is."""
-        both = [shares for shares in (self.shares(mode, PLAIN), self.shares(mode, EVENTS)) if shares]
-        return any(server < load and load > 0.9 for server, load in both)
+        return markdown(["server", *(mode.name for mode in modes)], [row for row in rows if any(row[1:])])
 
     def busy(self):
-        """How much of its core each side had, in the table of a core each."""
+        """How much of its core each side had, and what a message costs the generator beside the server."""
         rows = []
         for mode in self.modes:
-            for name in (PLAIN, EVENTS):
-                shares = self.shares(mode, name)
-                if shares:
+            for name in (PLAIN, URING, *OYEZ_EVENTS):
+                shares = [self.median(EACH, mode, share, name) for share in ("server_share", "load_share")]
+                if all(shares):
                     server, load = shares
-                    rows.append([mode.name, name, f"{server:.2f}", f"{load:.2f}",
-                                 "server" if server > load else "generator"])
-        return markdown(["mode", "server", "server's share", "generator's share", "the busier one"], rows)
+                    cost = self.generator_cost(mode, name)
+                    rows.append([mode.name, name, f"{server:.2f}", f"{load:.2f}", str(cost),
+                                 "server" if cost.median < 1 else "generator"])
+        return markdown(["mode", "server", "server's share", "generator's share", "generator's CPU per message",
+                         "the busier one"], rows)
+
+    def generator_cost(self, mode, name):
+        """Its CPU time per message to the server's: at 1 or more it is the generator that bounds throughput."""
+        runs = self.runs(EACH, mode, name)
+        return runs and Ratio([run["load_ns"] / run["cpu_ns"] for run in runs])
 
     def calls_table(self, mode):
-        names = [name for name in self.names if (name, mode.name) in self.calls]
-        rows = []
-        for name in names:
-            calls = {call: count for call, count in self.calls[name, mode.name].items() if count >= 0.005}
-            by_name = ", ".join(f"{call} {count:.2f}" for call, count in sorted(calls.items(), key=lambda of: -of[1]))
-            rows.append([name, f"{sum(self.calls[name, mode.name].values()):.2f}", by_name])
-        return markdown(["server", "in all", "by name"], rows)
-
-    def instructions_table(self):
-        modes = (ECHO, LINE)
         rows = []
         for name in self.names:
-            counts = [self.instructions.get((name, mode.name)) for mode in modes]
+            calls = self.calls.get(name, {}).get(mode.name)
+            if calls:
+                seen = sorted(((call, count) for call, count in calls.items() if count >= 0.005), key=lambda of: -of[1])
+                rows.append([name, f"{sum(calls.values()):.2f}", ", ".join(f"{call} {count:.2f}" for call, count in seen)])
+        return markdown(["server", "in all", "by name"], rows)
+
+    def calls_of(self, name, mode):
+        calls = self.calls.get(name, {}).get(mode.name)
+        return sum(calls.values()) if calls else None
+
+    def instructions_of(self, name, mode):
+        return self.instructions.get(name, {}).get(mode.name)
+
+    def instructions_table(self):
+        rows = []
+        for name in self.names:
+            counts = [self.instructions_of(name, mode) for mode in (ECHO, LINE)]
             if any(counts):
                 rows.append([name, *(f"{count:.0f}" if count else "" for count in counts)])
-        return markdown(["server", *(mode.name for mode in modes)], rows)
+        return markdown(["server", ECHO.name, LINE.name], rows)
 
     def memory_table(self):
-        rows = [[name, *(str(figure) if figure is not None else "" for figure in self.memory[name])]
+        counts = sorted({int(count) for found in self.memory.values() for count in found})
+        rows = [[name, *(str(self.memory[name].get(str(count), "")) for count in counts)]
                 for name in self.names if name in self.memory]
-        return markdown(["server", "the first 1,000", "those from 1,000 to 10,000"], rows)
+        return markdown(["server", *(f"{count:,}" for count in counts)], rows)
 
-    def targets(self):
-        """Rows: what is asked, what there is, and whether that is enough."""
-        rows = []
-
-        def at_most(what, found, bound):
-            if found is None:
-                rows.append([what, "not measured", ""])
-            elif found.median <= bound:
-                rows.append([what, str(found), "met"])
-            elif found.median - found.spread <= bound:
-                rows.append([what, str(found), "within the spread"])
-            else:
-                rows.append([what, str(found), f"{found.median - bound:.2f} too much"])
-
-        def at_least(what, found, bound):
-            if found is None:
-                rows.append([what, "not measured", ""])
-            elif found.median >= bound:
-                rows.append([what, str(found), "met"])
-            elif found.median + found.spread >= bound:
-                rows.append([what, str(found), "within the spread"])
-            else:
-                rows.append([what, str(found), f"{bound - found.median:.2f} too little"])
-
-        echoes = [mode for mode in self.modes if not mode.line]
-        for mode in echoes:
-            if ONE in mode.tables:
-                at_most(f"{mode.name}: CPU per message ≤ 1.02 of plain epoll", self.ratio(ONE, mode, "cpu_ns", EVENTS),
-                        1.02)
-        for mode in echoes:
-            bound = " (bound by the generator)" if self.bound_by_generator(mode) else ""
-            at_least(f"{mode.name}: throughput ≥ 0.98 of plain epoll{bound}", self.ratio(EACH, mode, "rate", EVENTS),
-                     0.98)
-        for mode in echoes:
-            if mode.connections >= 100 and mode.size == 64 and mode.window == 1:
-                at_most(f"{mode.name}: p99 ≤ 1.00 of plain epoll", self.ratio(EACH, mode, "p99", EVENTS), 1)
-                at_most(f"{mode.name}: p99.9 ≤ 1.05 of plain epoll", self.ratio(EACH, mode, "p999", EVENTS), 1.05)
-        for peer in self.names:
-            if peer not in (PLAIN, THREADS, EVENTS, OYEZ_THREADS):
-                for mode in self.modes:
-                    if ONE in mode.tables:
-                        at_most(f"{mode.name}: {peer} is not ahead in CPU",
-                                self.ratio(ONE, mode, "cpu_ns", EVENTS, peer), 1)
-        at_most("a line for each connection: CPU ≤ 1.00 of plain epoll", self.ratio(ONE, LINE, "cpu_ns", EVENTS), 1)
-        for mode in self.modes:
-            if ONE in mode.tables:
-                at_most(f"{mode.name}: oyez threads' CPU ≤ 1.00 of plain threads",
-                        self.ratio(ONE, mode, "cpu_ns", OYEZ_THREADS, THREADS), 1)
-        for name, against in ((EVENTS, PLAIN), (OYEZ_THREADS, THREADS)):
-            for mode in (ECHO, LINE):
-                at_most(f"{mode.name}: system calls of {name} ≤ those of {against}",
-                        fraction(self.calls_of(name, mode), self.calls_of(against, mode)), 1.01)
-        mine = self.instructions.get((EVENTS, ECHO.name))
-        at_most("instructions per 64 B message ≤ 1.5 of plain epoll",
-                fraction(mine, self.instructions.get((PLAIN, ECHO.name))), 1.5)
-        at_most("instructions per 64 B message under libuv's",
-                fraction(mine, self.instructions.get(("libuv", ECHO.name))), 1)
-        for figure in self.memory.get(EVENTS, ())[-1:]:
-            if figure is not None:
-                far = "met" if figure <= 300 else f"{figure - 300} too much"
-                rows.append(["an idle connection ≤ 300 bytes", f"{figure} bytes", far])
-        return rows
+    def rest_table(self):
+        rows = [[name, f"{found['connections']:,}", f"{found['part'] * 100:.3f} %"] for name, found in self.rest.items()]
+        return markdown(["server", "connections", "of a core"], rows)
 
     def reasons(self):
         """What oyez does more than its counterpart, for each message."""
         told = []
-        for mine, others in ((EVENTS, PLAIN), (OYEZ_THREADS, THREADS)):
+        for mine, others in ((OYEZ_EPOLL, PLAIN), (OYEZ_URING, URING), (OYEZ_THREADS, THREADS)):
             for mode in (ECHO, LINE):
                 parts = []
-                if self.calls_of(mine, mode) and self.calls_of(others, mode):
-                    calls, against = self.calls[mine, mode.name], self.calls[others, mode.name]
+                calls, against = (self.calls.get(name, {}).get(mode.name) for name in (mine, others))
+                if calls and against:
                     more = {call: calls.get(call, 0) - against.get(call, 0) for call in sorted({*calls, *against})}
                     named = [f"{call} {count:+.2f}" for call, count in more.items() if abs(count) >= 0.05]
                     parts.append("system calls " + (", ".join(named) or "as many"))
-                counts = [self.instructions.get((name, mode.name)) for name in (mine, others)]
+                counts = [self.instructions_of(name, mode) for name in (mine, others)]
                 if all(counts):
                     parts.append(f"{counts[0]:.0f} instructions in place of {counts[1]:.0f}")
                 if parts:
                     told.append(f"{mode.name}, {mine} beside {others}: " + "; ".join(parts) + ".")
         return told
-
-    def calls_of(self, name, mode):
-        calls = self.calls.get((name, mode.name))
-        return sum(calls.values()) if calls else None
 
 
 def fraction(mine, others):

@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Measures oyez beside what a C programmer would take instead, and writes BENCHMARKS.md.
 
-    bench/run.py            every mode; under ten minutes
-    bench/run.py --quick    some modes, short; under two minutes
+    bench/run.py            every mode and every peer that is installed; some forty minutes
+    bench/run.py --quick    some modes, short; two or three minutes
+    bench/run.py --peers libuv,tokio --modes '64 B' --rounds 3
+    bench/run.py --again    only writes again, from what the last run saved
 
-The load generator is load.c, the servers are in servers/. Everything is a ratio within this run: no time of a machine
-is compared with another's.
+The load generator is in load/, the servers are in servers/. Everything is a ratio within this run: no time of a machine
+is compared with another's. Only a run of everything writes over BENCHMARKS.md and bench/plots, unless --output says so.
 """
 
 import argparse
+import json
 import os
 import resource
 import shlex
@@ -19,40 +22,32 @@ import time
 sys.dont_write_bytecode = True
 
 import measure
-from measure import ECHO, EACH, LINE, MODES, ONE, Wrong
-from peers import HERE, PLAIN, ROOT, build, compile_program, peers, versions
-from report import Report, markdown
+import rest
+from build import build, build_load, versions
+from modes import ECHO, LINE, MODES
+from page import page
+from peers import HERE, OYEZ_EVENTS, PLAIN, ROOT, peers
+from pictures import draw
+from report import Report
+from server import Wrong
+from targets import as_rows, event_targets, thread_targets
 
-HEAD = """# Benchmarks
-
-Written by `{command}`; `bench/` has the programs. Each figure is the median over {rounds} interleaved rounds of a ratio to the
-plain epoll server of the same round, ± half of what lies between the quartiles. So figures of other machines, or of other
-runs, are not to be compared with these, and a difference within the spread is none.
-
-{versions}. Linux {kernel}, {processor}, {cores} processors, congestion control {congestion}. The load
-average was {load_before} before and {load_after} after; the threads of the servers are in the latter.
-
-Every byte that comes back is checked, in every run. Each server was first given messages of 4 MiB, so that one that
-loses what a send has not taken would not be here. Server and generator are pinned. Each run has a
-new server, and takes {seconds} seconds after {warm} to warm up.
-
-- **plain epoll**: by hand, level-triggered, a `recv` into 64 KiB and a `send`. **plain threads**: by hand, a thread for each
-  connection. Both, as libuv's and libevent's, have neither timeouts nor limits nor statistics.
-- **oyez events**: one worker. **oyez threads**: `OYEZ_THREADS`, with as many workers as there are connections. Both as their
-  defaults are, which turns `SO_KEEPALIVE` on; the others leave it off.
-"""
+PARTS = ("rounds", "calls", "instructions", "memory", "rest")
 
 
 def arguments():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="some modes, short runs")
     parser.add_argument("--library", default=os.path.join(ROOT, "target", "release"), help="where liboyez.so is")
     parser.add_argument("--build", default=os.path.join(ROOT, "build", "bench"), help="where programs are made")
-    parser.add_argument("--output", default=os.path.join(ROOT, "BENCHMARKS.md"), help="what is written")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", help="the page that is written; plots/ goes beside it")
+    parser.add_argument("--rounds", type=int, help="5, or 3 if quick")
     parser.add_argument("--seconds", type=float, help="of each run")
-    parser.add_argument("--modes", help="only those whose name has this text")
+    parser.add_argument("--budget", type=float, help="seconds after which no round begins")
+    parser.add_argument("--modes", help="only those whose names have one of these texts, separated by semicolons")
     parser.add_argument("--peers", help="only these, with plain epoll; names separated by commas")
+    parser.add_argument("--parts", help=f"only these: {','.join(PARTS)}")
+    parser.add_argument("--again", action="store_true", help="measure nothing, write the last run's page again")
     return parser.parse_args()
 
 
@@ -69,10 +64,22 @@ def processor():
         return next((line.split(":")[1].strip() for line in text if line.startswith("model name")), "processor unknown")
 
 
+def congestion():
+    with open("/proc/sys/net/ipv4/tcp_congestion_control") as text:
+        return text.read().strip()
+
+
+def all_descriptors():
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most
+
+
 def chosen_modes(asked, descriptors, left_out):
     modes = []
     for mode in MODES:
-        if (asked.quick and not mode.quick) or (asked.modes and asked.modes not in mode.name):
+        if (asked.quick and not mode.quick) or (asked.modes and
+                                                not any(part in mode.name for part in asked.modes.split(";"))):
             continue
         if mode.connections + measure.DESCRIPTORS > descriptors:
             left_out.append(f"{mode.name}: a process may have only {descriptors} descriptors")
@@ -82,120 +89,132 @@ def chosen_modes(asked, descriptors, left_out):
 
 
 def counted(load, there, once, tool, few, many, left_out):
-    """By (server, mode): what a message costs, told by a tool that may be missing."""
+    """By server and mode: what a message costs, told by a tool that may be missing, or not know what a server does."""
     if not shutil.which(tool):
         left_out.append(f"what {tool} tells: install the package {tool}")
         return {}
     found = {}
     for peer in there:
         for mode, scale in ((ECHO, 1), (LINE, 4)):
-            found[peer.name, mode.name] = measure.difference(once, load, peer, mode, few // scale, many // scale)
+            try:
+                found.setdefault(peer.name, {})[mode.name] = measure.difference(
+                    once, load, peer, mode, few // scale, many // scale)
+            except Wrong as wrong:
+                left_out.append(f"what {tool} tells: {wrong}")
+                break
     say(f"{tool} is done")
     return found
 
 
-def memory_of(load, there, descriptors):
-    """By server: bytes of a connection among the first thousand, and among nine thousand more."""
-    most = 10000 if descriptors >= 10000 + measure.DESCRIPTORS else None
+def memory_of(load, there, counts):
     found = {}
     for peer in there:
-        one, thousand = (measure.memory(load, peer, count) for count in (1, 1000))
-        further = None
-        if most and not peer.threaded():
-            further = (measure.memory(load, peer, most) - thousand) // (most - 1000)
-        found[peer.name] = [(thousand - one) // 999, further]
+        found[peer.name] = rest.memory(load, peer, [count for count in counts
+                                                    if not peer.threaded() or count <= measure.MOST_THREADS])
     say("memory is done")
     return found
 
 
-def page(report, head, left_out, targets):
-    parts = [head]
-    if left_out:
-        parts.append("Left out: " + "; ".join(left_out) + ".\n")
-    met, near, missed = (sum(part in verdict for _, _, verdict in targets) for part in ("met", "within", "too"))
-    parts += ["## Against the targets\n", f"{met} are met, {near} are missed by less than the spread, {missed} by more.\n",
-              markdown(["target", "measured", ""], targets) + "\n"]
-    reasons = report.reasons()
-    if reasons:
-        parts += ["What the tools show of the reasons:\n", "\n".join("- " + reason for reason in reasons) + "\n"]
-    parts += ["## The server's CPU time per message, server and generator on one core\n",
-              "Lower is better. The figure that noise disturbs least: the server always has work.\n",
-              report.ratios(ONE, "cpu_ns") + "\n"]
-    parts += ["## With a core each\n"]
-    for title, figure in (("Throughput: higher is better.", "rate"), ("CPU time per message: lower is better.", "cpu_ns"),
-                          ("50th percentile of the round trip: lower is better.", "p50"),
-                          ("99th percentile.", "p99"), ("99.9th percentile.", "p999")):
-        parts += [title + "\n", report.ratios(EACH, figure) + "\n"]
-    parts += ["How much of its core each side used. Where the generator is the busier one, throughput is the generator's "
-              "more than the server's, and a server that were faster would not show it there; its CPU time per message "
-              "does.\n", report.busy() + "\n"]
-    for mode in (ECHO, LINE):
-        if report.calls:
-            parts += [f"## System calls per message: {mode.name}\n", report.calls_table(mode) + "\n"]
-    if report.instructions:
-        parts += ["## Instructions per message in the server's own process, without the kernel's\n",
-                  "Counted by callgrind, the difference of two runs.\n", report.instructions_table() + "\n"]
-    if report.memory:
-        parts += ["## Bytes of process memory per idle connection\n",
-                  "The proportional set size with so many connections open, each served once; the kernel's own memory for "
-                  "a socket, some kilobytes, is not in it. A row of threads has no second figure.\n",
-                  report.memory_table() + "\n"]
-    return "\n".join(parts)
+def rest_of(load, there, count, seconds):
+    found = {}
+    for peer in there:
+        if peer.name in (PLAIN, *OYEZ_EVENTS):
+            found[peer.name] = {"connections": count, "part": rest.at_rest(load, peer, count, seconds)}
+    say("rest is done")
+    return found
 
 
-def main():
-    asked = arguments()
+def command(asked):
+    given = ["--quick"] * asked.quick + [f"--{name} {shlex.quote(str(value))}"
+                                         for name in ("rounds", "seconds", "modes", "peers", "parts")
+                                         for value in [getattr(asked, name)] if value]
+    return " ".join(["bench/run.py", *given])
+
+
+def measured(asked):
+    """Everything that the page is made of, as plain dictionaries."""
     began = time.monotonic()
-    budget = 80 if asked.quick else 450    # for the rounds; what follows them is short
-    warm, seconds = (0.04, asked.seconds or 0.15) if asked.quick else (0.1, asked.seconds or 0.5)
+    budget = asked.budget or (75 if asked.quick else 2100)      # for the rounds; what follows them is short
+    warm, seconds = (0.04, asked.seconds or 0.12) if asked.quick else (0.1, asked.seconds or 0.5)
     cores = sorted(os.sched_getaffinity(0))
-    left_out = []
+    parts = asked.parts.split(",") if asked.parts else PARTS
+    left_out, descriptors = [], all_descriptors()
     if len(cores) < 2:
         sys.exit("bench: two processors are needed, one for the server and one for the generator")
-    soft, descriptors = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
 
     wanted = [peer for peer in peers(os.path.abspath(asked.library))
               if not asked.peers or peer.name in [PLAIN, *asked.peers.split(",")]]
     there, missing = build(wanted, asked.build)
-    left_out += missing
-    load = compile_program(os.path.join(HERE, "load"), [], asked.build)
+    program, uring = build_load(asked.build)
+    load, without = measure.working_load(program, uring, there[0])
+    there, refused = measure.checked(load, there)
+    left_out += missing + without + refused
     modes = chosen_modes(asked, descriptors, left_out)
-    before = load_average()
-    try:
-        for peer in there:
-            measure.check(load, peer)
-        results = measure.rounds(load, there, modes, cores, asked.rounds, warm, seconds,
-                                 lambda: budget - (time.monotonic() - began), say)
-        after = load_average()
-        calls = counted(load, there, measure.system_calls, "strace", 400, 2000, left_out)
-        instructions = {key: value["instructions"] for key, value in counted(
-            load, there, measure.instructions, "valgrind", 2000, 10000, left_out).items()}
-        memory = memory_of(load, there, descriptors)
-    except Wrong as wrong:
-        sys.exit(f"bench: {wrong}")
+    counts = [count for count in rest.points(descriptors) if not asked.quick or count <= 1000]
+    if not asked.quick and counts[-1] < rest.WANTED:
+        left_out.append(f"{rest.WANTED:,} connections: a process may have only {descriptors} descriptors")
 
-    with open("/proc/sys/net/ipv4/tcp_congestion_control") as text:
-        congestion = text.read().strip()
-    report = Report(results, modes, [peer.name for peer in there], calls, instructions, memory)
-    rounds = min(len(runs) for table in results.values() for mode in table.values() for runs in mode.values())
-    options = ["--quick"] * asked.quick + [f"--{name} {shlex.quote(str(value))}" for name in ("seconds", "modes", "peers")
-                                           for value in [getattr(asked, name)] if value]
-    head = HEAD.format(command=" ".join(["bench/run.py", *options]), rounds=rounds,
-                       versions=", ".join(versions(there, asked.library)), kernel=os.uname().release,
-                       processor=processor(), cores=len(cores), congestion=congestion, load_before=before,
-                       load_after=after, seconds=seconds, warm=warm)
-    targets = report.targets()
-    with open(asked.output, "w") as output:
-        output.write(page(report, head, left_out, targets))
-    width = max(len(what) for what, _, _ in targets)
-    for what, found, verdict in targets:
-        print(f"{what:{width}}  {found:12}  {verdict}")
-    for reason in report.reasons():
-        print(reason)
-    for line in left_out:
-        print("left out: " + line)
-    say(f"{asked.output} is written, after {time.monotonic() - began:.0f} seconds")
+    found = {"names": [peer.name for peer in there], "results": {}, "calls": {}, "instructions": {}, "memory": {},
+             "rest": {}}
+    before = load_average()
+    if "rounds" in parts:
+        say(f"measuring {', '.join(found['names'])}")
+        found["results"] = measure.rounds(load, there, modes, cores, asked.rounds or (3 if asked.quick else 5), warm,
+                                          seconds, lambda: budget - (time.monotonic() - began), say)
+    after = load_average()
+    if "calls" in parts:
+        found["calls"] = counted(load, there, measure.system_calls, "strace", 400, 2000, left_out)
+    if "instructions" in parts:
+        simple = [peer for peer in there if peer.counted_by_callgrind()]
+        counts_of = counted(load, simple, measure.instructions, "valgrind", 2000, 10000, left_out)
+        found["instructions"] = {name: {mode: told["instructions"] for mode, told in by_mode.items()}
+                                 for name, by_mode in counts_of.items()}
+    if "memory" in parts:
+        found["memory"] = memory_of(load, there, counts)
+    if "rest" in parts:
+        found["rest"] = rest_of(load, there, counts[-1], 2 if asked.quick else 10)
+    rounds = [len(runs) for table in found["results"].values() for mode in table.values() for runs in mode.values()]
+    found["head"] = {
+        "command": command(asked), "rounds": min(rounds, default=0), "seconds": seconds, "warm": warm,
+        "versions": ", ".join(versions(there, asked.library)), "kernel": os.uname().release, "processor": processor(),
+        "cores": len(cores), "congestion": congestion(), "load_before": before, "load_after": after,
+        "engine": "epoll" if without else "io_uring"}
+    found["left_out"] = left_out
+    return found
+
+
+def written(asked, found):
+    """The page and its plots, where they belong."""
+    everything = not (asked.quick or asked.modes or asked.peers or asked.parts)
+    output = asked.output or os.path.join(ROOT if everything else asked.build, "BENCHMARKS.md")
+    plots = os.path.join(HERE if output == os.path.join(ROOT, "BENCHMARKS.md") else os.path.dirname(output), "plots")
+    report = Report(found)
+    pictures = [(title, os.path.relpath(path, os.path.dirname(output) or ".")) for title, path in draw(report, plots)]
+    with open(output, "w") as file:
+        file.write(page(report, found["head"], found["left_out"], pictures))
+    for heads, rows in ((OYEZ_EVENTS, event_targets(report)), (("oyez threads",), thread_targets(report))):
+        width = max(len(what) for what, _ in rows)
+        for what, *cells in as_rows(rows):
+            print(f"{what:{width}}  " + "  ".join(f"{cell:44}" for cell in cells if cell))
+    for line in [*report.reasons(), *("left out: " + line for line in found["left_out"])]:
+        print(line)
+    return output
+
+
+def main():
+    asked = arguments()
+    began, saved = time.monotonic(), os.path.join(asked.build, "results.json")
+    if asked.again:
+        with open(saved) as file:
+            found = json.load(file)
+    else:
+        try:
+            found = measured(asked)
+        except Wrong as wrong:
+            sys.exit(f"bench: {wrong}")
+        with open(saved, "w") as file:
+            json.dump(found, file)
+    say(f"{written(asked, found)} is written, after {time.monotonic() - began:.0f} seconds")
 
 
 if __name__ == "__main__":

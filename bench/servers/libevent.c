@@ -10,7 +10,7 @@
 
 enum { MOST = 1024 * 1024 }; /* with more to send, nothing is read */
 
-static int line;
+static struct asked asked;
 
 static void end(struct bufferevent *client)
 {
@@ -40,7 +40,7 @@ static void on_written(struct bufferevent *client, void *user)
 static void on_data(struct bufferevent *client, void *user)
 {
     struct evbuffer *input = bufferevent_get_input(client), *output = bufferevent_get_output(client);
-    int ending = line && evbuffer_search(input, "\n", 1, NULL).pos >= 0;
+    int ending = asked.line && evbuffer_search(input, "\n", 1, NULL).pos >= 0;
 
     (void)user;
     if (evbuffer_add_buffer(output, input) < 0)
@@ -67,18 +67,18 @@ static void on_connection(struct evconnlistener *listener, evutil_socket_t fd, s
 
 int main(int argc, char **argv)
 {
-    struct sockaddr_in address = anywhere();
     struct event_base *base = event_base_new();
     struct evconnlistener *listener;
+    int fd;
 
-    line = asked_for_line(argc, argv);
+    asked = read_arguments(argc, argv);
     signal(SIGPIPE, SIG_IGN);
     if (base == NULL)
         fail("event_base_new");
-    listener = evconnlistener_new_bind(base, on_connection, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC,
-                                       BACKLOG, (struct sockaddr *)&address, sizeof address);
+    fd = listen_by_hand(asked, SOCK_NONBLOCK);
+    listener = evconnlistener_new(base, on_connection, NULL, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 0, fd);
     if (listener == NULL)
-        fail("evconnlistener_new_bind");
-    announce(evconnlistener_get_fd(listener));
+        fail("evconnlistener_new");
+    announce(fd);
     return event_base_dispatch(base);
 }

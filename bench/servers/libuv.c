@@ -5,8 +5,15 @@
 #include <signal.h>
 #include <uv.h>
 
-struct client {
+union any {
+    uv_handle_t handle;
+    uv_stream_t stream;
     uv_tcp_t tcp;
+    uv_pipe_t pipe;
+};
+
+struct client {
+    union any of;
     int ending;
 };
 
@@ -16,7 +23,7 @@ struct rest {
 };
 
 static char buffer[BUFFER];
-static int line;
+static struct asked asked;
 
 static void on_data(uv_stream_t *stream, ssize_t got, const uv_buf_t *bytes);
 
@@ -34,8 +41,8 @@ static void on_closed(uv_handle_t *handle)
 
 static void end(struct client *client)
 {
-    if (!uv_is_closing((uv_handle_t *)&client->tcp))
-        uv_close((uv_handle_t *)&client->tcp, on_closed);
+    if (!uv_is_closing(&client->of.handle))
+        uv_close(&client->of.handle, on_closed);
 }
 
 static void on_written(uv_write_t *request, int status)
@@ -46,7 +53,7 @@ static void on_written(uv_write_t *request, int status)
     if (status < 0 || client->ending)
         end(client);
     else
-        uv_read_start((uv_stream_t *)&client->tcp, on_buffer, on_data);
+        uv_read_start(&client->of.stream, on_buffer, on_data);
 }
 
 static void keep(struct client *client, const char *bytes, size_t size)
@@ -58,8 +65,8 @@ static void keep(struct client *client, const char *bytes, size_t size)
         fail("malloc");
     memcpy(rest->bytes, bytes, size);
     output = uv_buf_init((char *)rest->bytes, (unsigned)size);
-    uv_read_stop((uv_stream_t *)&client->tcp);
-    if (uv_write(&rest->request, (uv_stream_t *)&client->tcp, &output, 1, on_written) < 0) {
+    uv_read_stop(&client->of.stream);
+    if (uv_write(&rest->request, &client->of.stream, &output, 1, on_written) < 0) {
         free(rest);
         end(client);
     }
@@ -77,7 +84,7 @@ static void on_data(uv_stream_t *stream, ssize_t got, const uv_buf_t *bytes)
         end(client);
         return;
     }
-    client->ending = ends(line, bytes->base, (size_t)got);
+    client->ending = ends(asked.line, bytes->base, (size_t)got);
     output = uv_buf_init(bytes->base, (unsigned)got);
     sent = uv_try_write(stream, &output, 1);
     if (sent < 0 && sent != UV_EAGAIN) {
@@ -92,6 +99,12 @@ static void on_data(uv_stream_t *stream, ssize_t got, const uv_buf_t *bytes)
         end(client);
 }
 
+static void make(uv_loop_t *loop, union any *of)
+{
+    if ((asked.unix_path != NULL ? uv_pipe_init(loop, &of->pipe, 0) : uv_tcp_init(loop, &of->tcp)) < 0)
+        fail("uv_init");
+}
+
 static void on_connection(uv_stream_t *listener, int status)
 {
     struct client *client;
@@ -99,27 +112,28 @@ static void on_connection(uv_stream_t *listener, int status)
     if (status < 0)
         return;
     client = calloc(1, sizeof *client);
-    if (client == NULL || uv_tcp_init(listener->loop, &client->tcp) < 0)
-        fail("uv_tcp_init");
-    client->tcp.data = client;
-    if (uv_accept(listener, (uv_stream_t *)&client->tcp) < 0)
+    if (client == NULL)
+        fail("calloc");
+    make(listener->loop, &client->of);
+    client->of.handle.data = client;
+    if (uv_accept(listener, &client->of.stream) < 0)
         end(client);
     else
-        uv_read_start((uv_stream_t *)&client->tcp, on_buffer, on_data);
+        uv_read_start(&client->of.stream, on_buffer, on_data);
 }
 
 int main(int argc, char **argv)
 {
-    struct sockaddr_in address = anywhere();
     uv_loop_t *loop = uv_default_loop();
-    uv_tcp_t listener;
-    uv_os_fd_t fd;
+    union any listener;
+    int fd;
 
-    line = asked_for_line(argc, argv);
+    asked = read_arguments(argc, argv);
     signal(SIGPIPE, SIG_IGN);
-    if (uv_tcp_init(loop, &listener) < 0 || uv_tcp_bind(&listener, (struct sockaddr *)&address, 0) < 0 ||
-        uv_listen((uv_stream_t *)&listener, BACKLOG, on_connection) < 0 ||
-        uv_fileno((uv_handle_t *)&listener, &fd) < 0)
+    fd = listen_by_hand(asked, SOCK_NONBLOCK);
+    make(loop, &listener);
+    if ((asked.unix_path != NULL ? uv_pipe_open(&listener.pipe, fd) : uv_tcp_open(&listener.tcp, fd)) < 0 ||
+        uv_listen(&listener.stream, BACKLOG, on_connection) < 0)
         fail("uv_listen");
     announce(fd);
     return uv_run(loop, UV_RUN_DEFAULT);

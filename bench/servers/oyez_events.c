@@ -1,10 +1,8 @@
 /* An echo server on oyez: an event server with one worker. */
 #define _GNU_SOURCE
-#include "server.h"
+#include "oyez_server.h"
 
-#include <oyez.h>
-
-static int line;
+static struct asked asked;
 
 static size_t on_data(oyez_conn connection, const uint8_t *bytes, size_t size, void *user)
 {
@@ -13,7 +11,7 @@ static size_t on_data(oyez_conn connection, const uint8_t *bytes, size_t size, v
         oyez_conn_pause(connection);
         return 0;
     }
-    if (ends(line, bytes, size))
+    if (ends(asked.line, bytes, size))
         oyez_conn_close(connection);
     return size;
 }
@@ -31,12 +29,16 @@ int main(int argc, char **argv)
     oyez_server server;
     int listener;
 
-    line = asked_for_line(argc, argv);
+    asked = read_arguments(argc, argv);
     events.on_data = on_data;
     events.on_drain = on_drain;
     options.workers = 1;
+    if (asked.timeouts) {
+        options.idle_timeout_ms = 60000;
+        options.read_timeout_ms = 30000;
+    }
     server = oyez_server_new_events(&events, NULL, &options);
-    listener = server < 0 ? -1 : oyez_server_listen(server, "127.0.0.1:0", NULL);
+    listener = server < 0 ? -1 : oyez_server_listen(server, address_of(asked), NULL);
     if (listener >= 0) {
         announce(listener);
         if (oyez_server_run(server) == 0)

@@ -1,12 +1,10 @@
 /* An echo server on oyez: the model of threads, with as many as there are connections. */
 #define _GNU_SOURCE
-#include "server.h"
-
-#include <oyez.h>
+#include "oyez_server.h"
 
 enum { MOST = 16384 };
 
-static int line;
+static struct asked asked;
 
 static void serve(oyez_conn connection, void *user)
 {
@@ -15,7 +13,7 @@ static void serve(oyez_conn connection, void *user)
 
     (void)user;
     while ((got = oyez_conn_read(connection, buffer, sizeof buffer)) > 0)
-        if (oyez_conn_write(connection, buffer, (size_t)got) < 0 || ends(line, buffer, (size_t)got))
+        if (oyez_conn_write(connection, buffer, (size_t)got) < 0 || ends(asked.line, buffer, (size_t)got))
             break;
 }
 
@@ -25,10 +23,10 @@ int main(int argc, char **argv)
     oyez_server server;
     int listener;
 
-    line = asked_for_line(argc, argv);
+    asked = read_arguments(argc, argv);
     options.workers = MOST;
     server = oyez_server_new(serve, NULL, &options);
-    listener = server < 0 ? -1 : oyez_server_listen(server, "127.0.0.1:0", NULL);
+    listener = server < 0 ? -1 : oyez_server_listen(server, address_of(asked), NULL);
     if (listener >= 0) {
         announce(listener);
         if (oyez_server_run(server) == 0)

@@ -15,7 +15,8 @@ struct client {
 };
 
 static unsigned char buffer[BUFFER];
-static int poller, line;
+static struct asked asked;
+static int poller;
 
 static void end(struct client *client)
 {
@@ -72,7 +73,7 @@ static void receive(struct client *client)
         end(client);
         return;
     }
-    client->ending = ends(line, buffer, (size_t)got);
+    client->ending = ends(asked.line, buffer, (size_t)got);
     sent = send(client->fd, buffer, (size_t)got, MSG_NOSIGNAL);
     if (sent < 0 && errno != EAGAIN) {
         end(client);
@@ -110,8 +111,8 @@ int main(int argc, char **argv)
     static struct epoll_event events[EVENTS];
     struct client listener = {0, 0, NULL, 0, 0};
 
-    line = asked_for_line(argc, argv);
-    listener.fd = listen_by_hand(SOCK_NONBLOCK);
+    asked = read_arguments(argc, argv);
+    listener.fd = listen_by_hand(asked, SOCK_NONBLOCK);
     poller = epoll_create1(EPOLL_CLOEXEC);
     if (poller < 0)
         fail("epoll_create1");

@@ -6,7 +6,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-static int line;
+static struct asked asked;
 
 static int send_all(int fd, const unsigned char *bytes, size_t size)
 {
@@ -27,7 +27,7 @@ static void *serve(void *argument)
     ssize_t got;
 
     while ((got = recv(fd, buffer, sizeof buffer, 0)) > 0)
-        if (send_all(fd, buffer, (size_t)got) < 0 || ends(line, buffer, (size_t)got))
+        if (send_all(fd, buffer, (size_t)got) < 0 || ends(asked.line, buffer, (size_t)got))
             break;
     close(fd);
     return NULL;
@@ -35,10 +35,11 @@ static void *serve(void *argument)
 
 int main(int argc, char **argv)
 {
-    int listener = listen_by_hand(0);
     pthread_attr_t detached;
+    int listener;
 
-    line = asked_for_line(argc, argv);
+    asked = read_arguments(argc, argv);
+    listener = listen_by_hand(asked, 0);
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
     announce(listener);

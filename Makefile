@@ -19,7 +19,7 @@ help:
 	@echo 'make examples  the programs of examples-c, in $(BUILD)/examples'
 	@echo 'make header    write include/oyez.h again after a change of src/capi'
 	@echo 'make errors-table  write docs/errors.md again after a change of what errors say (as root)'
-	@echo 'make bench     measure against servers by hand and nine libraries, and write BENCHMARKS.md; forty minutes'
+	@echo 'make bench     measure against servers by hand and six libraries, and write BENCHMARKS.md; forty minutes'
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 

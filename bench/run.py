@@ -193,7 +193,7 @@ def written(asked, found):
     with open(output, "w") as file:
         file.write(page(report, found["head"], found["left_out"], pictures))
     for heads, rows in ((OYEZ_EVENTS, event_targets(report)), (("oyez threads",), thread_targets(report))):
-        width = max(len(what) for what, _ in rows)
+        width = max((len(what) for what, _ in rows), default=0)
         for what, *cells in as_rows(rows):
             print(f"{what:{width}}  " + "  ".join(f"{cell:44}" for cell in cells if cell))
     for line in [*report.reasons(), *("left out: " + line for line in found["left_out"])]:

@@ -125,7 +125,7 @@ def thread_targets(report):
     rows = [(f"{mode.name}: CPU per message ≤ 1.00 of plain threads",
              [at_most(report.ratio(ONE, mode, "cpu_ns", OYEZ_THREADS, [THREADS]), 1)])
             for mode in report.modes if report.runs(ONE, mode, THREADS) or report.runs(ONE, mode, OYEZ_THREADS)]
-    for mode in (ECHO, LINE):
+    for mode in (ECHO, LINE) if OYEZ_THREADS in report.names else ():
         rows.append((f"{mode.name}: no system call more than plain threads", [at_most(
             fraction(report.calls_of(OYEZ_THREADS, mode), report.calls_of(THREADS, mode)), 1.01)]))
     return rows

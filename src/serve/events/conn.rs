@@ -168,27 +168,27 @@ impl Place {
 }
 
 impl Table {
-    /// Takes a connection in; gives it back where there is no memory.
-    pub fn add(&mut self, conn: Conn) -> Result<Place, Conn> {
-        let index = match self.free.pop() {
-            Some(index) => index,
-            None => {
-                let index = self.entries.len();
-                // Giving a place back must not need memory.
-                let room = self.entries.try_reserve(1).and_then(|()| self.free.try_reserve(index + 1));
-                let Ok(place) = u32::try_from(index) else { return Err(conn) };
-                if room.is_err() {
-                    return Err(conn);
-                }
-                self.entries.push(Entry::default());
-                place
-            }
-        };
-        let Some(entry) = self.entries.get_mut(index as usize) else { return Err(conn) };
-        entry.turn = (entry.turn + 1) & TURNS;
-        entry.occupant = Occupant::Conn(conn);
+    /// Makes room for one more. False without memory.
+    pub fn make_room(&mut self) -> bool {
+        // Giving a place back must not need memory.
+        let index = self.entries.len();
+        let room = self.entries.try_reserve(1).and_then(|()| self.free.try_reserve(index + 1));
+        !self.free.is_empty() || (room.is_ok() && u32::try_from(index).is_ok())
+    }
+
+    /// Takes a connection in, for which room was made.
+    pub fn add(&mut self, conn: Conn) -> Place {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(Entry::default());
+            self.entries.len() as u32 - 1
+        });
+        let mut turn = 0;
+        if let Some(entry) = self.entries.get_mut(index as usize) {
+            turn = (entry.turn + 1) & TURNS;
+            *entry = Entry { turn, occupant: Occupant::Conn(conn) };
+        }
         self.count += 1;
-        Ok(Place { index, turn: entry.turn })
+        Place { index, turn }
     }
 
     fn entry(&mut self, place: Place) -> Option<&mut Entry> {

@@ -173,7 +173,8 @@ impl Connections {
     /// Notes for one more connection must not need memory later.
     pub fn make_room(&mut self) -> bool {
         let count = self.table.len() + 1;
-        self.over.try_reserve(count).and_then(|()| self.go_on.try_reserve(count)).is_ok()
+        let notes = self.over.try_reserve(count).and_then(|()| self.go_on.try_reserve(count));
+        notes.is_ok() && self.table.make_room()
     }
 
     /// Has a connection looked at when it may be due, unless that happens earlier anyway.

@@ -139,16 +139,11 @@ impl EventLoop {
         // Not the turn's tick: the server accepts between turns, and the last one may be long ago.
         let now = connections.refresh();
         let Some(socket) = owned.socket() else { return owned.end(Ending::Abort) };
-        let room = connections.make_room();
-        let conn = Conn::new(owned, socket, now);
-        let added = if room { connections.table.add(conn) } else { Err(conn) };
-        let place = match added {
-            Ok(place) => place,
-            Err(conn) => {
-                drop(connections);
-                return self.turn_away(conn);
-            }
-        };
+        if !connections.make_room() {
+            drop(connections);
+            return self.turn_away(owned);
+        }
+        let place = connections.table.add(Conn::new(owned, socket, now));
         if let Some(conn) = connections.table.get(place) {
             conn.owned.slot().belong_to(self.lane.number(), place);
         }
@@ -161,7 +156,7 @@ impl EventLoop {
             let conn = connections.table.take(place);
             connections.table.free(place);
             drop(connections);
-            return conn.into_iter().for_each(|conn| self.turn_away(conn));
+            return conn.into_iter().for_each(|conn| self.turn_away(conn.owned));
         }
         connections.arm(place);
         drop(connections);
@@ -170,9 +165,9 @@ impl EventLoop {
         }
     }
 
-    fn turn_away(&self, conn: Conn) {
+    fn turn_away(&self, owned: Owned) {
         self.lane.inbox.count(false);
-        conn.owned.end(Ending::Abort);
+        owned.end(Ending::Abort);
     }
 
     /// Runs a function of the program for a connection. `None` where that panicked, or the connection is gone.

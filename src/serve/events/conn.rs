@@ -45,6 +45,8 @@ pub struct Conn {
     pub hung_up: bool,
     /// It is a Unix socket.
     pub is_local: bool,
+    /// The kernel has been asked to tell of room for output, of a Unix socket.
+    pub watched: bool,
     /// The peer has ended the stream: what is queued is sent, and what on_drain adds, and that is all.
     pub ended: bool,
     /// The program reads nothing for a while.
@@ -86,6 +88,7 @@ impl Conn {
             state: State::Open,
             // Its first bytes may be there already.
             readable: true,
+            watched: false,
             writable: true,
             receiving: false,
             cancelling: false,

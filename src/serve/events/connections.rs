@@ -52,6 +52,8 @@ pub struct Reading {
     pub window: usize,
     /// Nothing is left from before: the program gets the input as it is in the buffer.
     pub is_first: bool,
+    /// It is a Unix socket.
+    pub is_local: bool,
     /// The connection is closing: input is read and dropped, so that a peer that sends is not kept from reading.
     pub dropped: bool,
 }
@@ -248,7 +250,7 @@ impl Connections {
         let window = if conn.input.is_empty() { server.options().max_input.clamp(1, BUFFER) } else { BUFFER };
         let (guest, socket) = (conn.guest(place), conn.socket);
         let (is_first, dropped) = (conn.input.is_empty(), conn.state == State::Closing);
-        Some(Reading { guest, socket, window, is_first, dropped })
+        Some(Reading { guest, socket, window, is_first, is_local: conn.is_local, dropped })
     }
 
     /// Notes what recv(2) said, and keeps the rest that the program has not consumed.
@@ -258,6 +260,7 @@ impl Connections {
         place: Place,
         reading: &Reading,
         received: std::result::Result<usize, Errno>,
+        has_more: bool,
         rest: &[u8],
     ) -> Next {
         let now = self.now;
@@ -282,8 +285,8 @@ impl Connections {
         conn.served = true;
         conn.owned.slot().count_in(length);
         // A window that was not filled has taken all there was, and the next event tells of more; unless the end is
-        // behind it, of which the kernel has told already, or it ended at descriptors that a local peer has passed.
-        conn.readable = length == reading.window || conn.hung_up || conn.is_local;
+        // behind it, of which the kernel has told already.
+        conn.readable = length == reading.window || conn.hung_up || has_more;
         let next = if conn.readable { Next::Read } else { Next::Wait };
         if rest.is_empty() {
             return next;
@@ -410,6 +413,9 @@ impl Connections {
         }
         conn.waits = NEVER;
         let goes_on = conn.state == State::Open;
+        if conn.watched {
+            self.go_on_later(place);
+        }
         if !goes_on {
             self.end_if_sent(place);
         }
@@ -517,9 +523,8 @@ impl Connections {
             self.table.get(place).into_iter().for_each(|conn| conn.waits = now);
             self.arm(place);
         }
-        if self.by_ring {
-            self.go_on_later(place);
-        }
+        // The ring, or the epoll set, is told of it.
+        self.go_on_later(place);
         Ok(rest.len())
     }
 

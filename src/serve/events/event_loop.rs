@@ -5,14 +5,15 @@
 //! when the function has returned.
 
 use std::cell::{Cell, RefCell, RefMut};
+use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::event::epoll::{self, EventFlags};
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, Shutdown};
 
 use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
 use super::super::linger::{Peer, drop_input};
@@ -34,8 +35,10 @@ pub const BUFFER: usize = 64 * 1024;
 const READS: usize = 4;
 
 /// What the kernel is asked to tell: each change once.
-const EVENTS: EventFlags =
-    EventFlags::IN.union(EventFlags::PRI).union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const INPUT: EventFlags = EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// The same, and that there is room for output.
+const EVENTS: EventFlags = INPUT.union(EventFlags::OUT);
 
 /// An event loop, on its thread.
 pub struct EventLoop {
@@ -143,16 +146,18 @@ impl EventLoop {
             drop(connections);
             return self.turn_away(owned);
         }
-        let place = connections.table.add(Conn::new(owned, socket, now));
+        let conn = Conn::new(owned, socket, now);
+        let events = conn.events();
+        let place = connections.table.add(conn);
         if let Some(conn) = connections.table.get(place) {
             conn.owned.slot().belong_to(self.lane.number(), place);
         }
-        let token = Token::Connection { index: place.index, turn: place.turn };
+        let token = token(place);
         if let Some(conn) = connections.table.get(place).filter(|_| self.ring.is_some()) {
             // Whatever has come is received once on_open has returned.
             conn.readable = false;
             connections.go_on_later(place);
-        } else if epoll::add(self.lane.epoll(&self.server), socket, token.into(), EVENTS).is_err() {
+        } else if epoll::add(self.lane.epoll(&self.server), socket, token, events).is_err() {
             let conn = connections.table.take(place);
             connections.table.free(place);
             drop(connections);
@@ -222,8 +227,19 @@ impl EventLoop {
         if let Some(ring) = &self.ring {
             return self.settle(ring, place);
         }
+        self.watch(place);
         let reading = self.connections().begin_read(&self.server, place);
         self.go_on_reading(place, reading);
+    }
+
+    /// Has the kernel tell of room for output, or no longer, where it has not been asked for what a connection needs.
+    fn watch(&self, place: Place) {
+        let mut connections = self.connections();
+        let Some(conn) = connections.table.get(place).filter(|conn| conn.state != State::Over) else { return };
+        let events = conn.events();
+        if conn.is_local && std::mem::replace(&mut conn.watched, !conn.writable) == conn.writable {
+            let _ = epoll::modify(self.lane.epoll(&self.server), conn.socket, token(place), events);
+        }
     }
 
     fn go_on_reading(&self, place: Place, reading: Option<Reading>) {
@@ -232,7 +248,7 @@ impl EventLoop {
         for _ in 0..READS {
             let Some(now) = reading else { break };
             let window = buffer.get_mut(..now.window).unwrap_or_default();
-            let received = rustix::net::recv(now.socket, &mut *window, RecvFlags::DONTWAIT).map(|(_, length)| length);
+            let (received, has_more) = receive(&now, window);
             let consumed = match received {
                 Ok(length) if now.dropped => length,
                 Ok(length @ 1..) if now.is_first => self.deliver(now.guest, window.get(..length)),
@@ -240,7 +256,7 @@ impl EventLoop {
             };
             let rest = received.ok().and_then(|length| window.get(consumed..length)).unwrap_or_default();
             let mut connections = self.connections();
-            reading = match connections.end_read(&self.server, place, &now, received, rest) {
+            reading = match connections.end_read(&self.server, place, &now, received, has_more, rest) {
                 Next::Wait => None,
                 Next::Read => connections.begin_read(&self.server, place),
                 Next::Deliver => {
@@ -562,5 +578,32 @@ impl EventLoop {
         let _ = epoll::delete(self.lane.epoll(&self.server), &socket);
         self.server.linger(socket);
         self.server.lingers_in_lane(false);
+    }
+}
+
+fn token(place: Place) -> EventData {
+    Token::Connection { index: place.index, turn: place.turn }.into()
+}
+
+impl Conn {
+    /// What the kernel is to tell of it. Of a Unix socket it tells that there is room with everything the peer takes, so
+    /// that is asked for only where there was none.
+    fn events(&self) -> EventFlags {
+        if self.is_local && self.writable { INPUT } else { EVENTS }
+    }
+}
+
+/// Receives what there is, and whether there may be more although the window is not full: a read of a Unix socket ends at
+/// descriptors that the peer has passed, which are dropped here, and the kernel says so.
+fn receive(reading: &Reading, window: &mut [u8]) -> (std::result::Result<usize, Errno>, bool) {
+    if !reading.is_local {
+        let received = rustix::net::recv(reading.socket, window, RecvFlags::DONTWAIT);
+        return (received.map(|(_, length)| length), false);
+    }
+    let mut nothing = RecvAncillaryBuffer::default();
+    let parts = &mut [IoSliceMut::new(window)];
+    match rustix::net::recvmsg(reading.socket, parts, &mut nothing, RecvFlags::DONTWAIT) {
+        Ok(message) => (Ok(message.bytes), message.flags.contains(ReturnFlags::CTRUNC)),
+        Err(errno) => (Err(errno), false),
     }
 }

@@ -628,7 +628,14 @@ impl Connection {
 
     /// Writes all of it to the connection of a number.
     pub fn write_to(id: ConnectionId, bytes: &[u8]) -> Result<()> {
-        events::write_here(id, bytes).unwrap_or_else(|| Self::find(id, "oyez_conn_write")?.write(bytes))
+        let mut outcome = None;
+        if events::write_at_once(id, bytes, &mut outcome) {
+            return Ok(());
+        }
+        match outcome {
+            Some(outcome) => outcome,
+            None => Self::find(id, "oyez_conn_write")?.write(bytes),
+        }
     }
 
     /// Writes all of it.

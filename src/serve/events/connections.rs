@@ -491,7 +491,7 @@ impl Connections {
 
     /// Keeps what was not sent at once: how much that is.
     #[cold]
-    fn queue_rest(&mut self, place: Place, bytes: &[u8], sent: std::result::Result<usize, Errno>) -> Result<usize> {
+    pub fn queue_rest(&mut self, place: Place, bytes: &[u8], sent: std::result::Result<usize, Errno>) -> Result<usize> {
         let now = self.now;
         let Some(conn) = self.table.get(place) else { return Ok(0) };
         let sent = match sent {

@@ -47,7 +47,7 @@ pub struct EventLoop {
     connections: RefCell<Connections>,
     /// What input is read into.
     buffer: RefCell<Vec<u8>>,
-    /// The connection that a function of the program runs for just now.
+    /// The connection that a function of the program runs for just now: there is never more than one.
     serving: Cell<Option<Guest>>,
     /// By which input and output go where that is not by system calls.
     pub(super) ring: Option<Ring>,
@@ -182,9 +182,9 @@ impl EventLoop {
     }
 
     pub(super) fn call_guest<T>(&self, guest: Guest, function: impl FnOnce(ConnectionId) -> T) -> Option<T> {
-        let outer = self.serving.replace(Some(guest));
+        self.serving.set(Some(guest));
         let outcome = catch_unwind(AssertUnwindSafe(|| function(guest.id)));
-        self.serving.set(outer);
+        self.serving.set(None);
         match outcome {
             Ok(value) => Some(value),
             Err(payload) => self.panicked(guest.place, payload),
@@ -329,6 +329,39 @@ impl EventLoop {
     /// Whether a function of the program runs.
     pub fn is_serving(&self) -> bool {
         self.serving.get().is_some() && self.epoch == fork::epoch()
+    }
+
+    /// Sends bytes of the connection whose function runs, where that is all there is to do; how much of them, as send(2)
+    /// says. `None` where it is not that simple, and nothing has been done.
+    pub fn write_at_once(&self, id: ConnectionId, bytes: &[u8]) -> Option<std::result::Result<usize, Errno>> {
+        let guest = self.serving(id)?;
+        let mut connections = self.connections();
+        let now = connections.turn();
+        let by_ring = connections.by_ring;
+        let conn = connections.table.get(guest.place)?;
+        let simple = conn.state == State::Open && conn.writable && conn.output.is_empty() && conn.flying == 0;
+        let fits = bytes.len() <= self.server.options().max_output;
+        if by_ring || !(simple && fits) || guest.slot.queued() > 0 || guest.slot.is_ending() {
+            return None;
+        }
+        let sent = conn.send(bytes);
+        if matches!(sent, Ok(1..)) {
+            conn.active = now;
+        }
+        Some(sent)
+    }
+
+    /// Looks after what [`EventLoop::write_at_once`] has not sent.
+    #[cold]
+    pub fn write_rest(
+        &self,
+        id: ConnectionId,
+        bytes: &[u8],
+        sent: std::result::Result<usize, Errno>,
+    ) -> Option<Result<()>> {
+        let guest = self.serving(id)?;
+        let queued = self.connections().queue_rest(guest.place, bytes, sent);
+        Some(queued.map(|queued| guest.slot.queue(queued)))
     }
 
     /// Sends bytes, or queues them. `None` where earlier ones are still in the inbox, behind which these belong.

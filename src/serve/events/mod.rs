@@ -111,10 +111,20 @@ pub fn is_serving_for(server: &Server) -> bool {
     HERE.with(|here| here.with(|own| own.filter(is_its).is_some()))
 }
 
-/// Sends bytes on the connection whose function runs on this thread, or queues them. `None` for any other connection,
-/// and where it is not that simple.
-pub fn write_here(id: ConnectionId, bytes: &[u8]) -> Option<Result<()>> {
-    HERE.with(|here| here.with(|own| own.and_then(|own| own.write(own.serving(id)?.place, bytes))))
+/// Sends bytes on the connection whose function runs on this thread, where that is all there is to do: true if all of
+/// them have been sent. `outcome` hears of anything else that was done.
+#[inline]
+pub fn write_at_once(id: ConnectionId, bytes: &[u8], outcome: &mut Option<Result<()>>) -> bool {
+    HERE.with(|here| {
+        here.with(|own| {
+            let Some(own) = own else { return false };
+            let Some(sent) = own.write_at_once(id, bytes) else { return false };
+            if sent != Ok(bytes.len()) {
+                *outcome = own.write_rest(id, bytes, sent);
+            }
+            sent == Ok(bytes.len())
+        })
+    })
 }
 
 /// Sends bytes on a connection of a lane, or queues them.

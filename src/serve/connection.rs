@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,18 +53,18 @@ pub struct Slot {
     /// Set where the handler runs on the server's own thread.
     sequential: AtomicU8,
     user: AtomicUsize,
-    /// The inode of the socket, once its descriptor was shown to the program, which may have closed it by mistake.
-    exposed: AtomicU64,
+    /// The inode of the socket, which has 32 bits, once its descriptor was shown to the program, which may have closed it
+    /// by mistake.
+    exposed: AtomicU32,
     opened: AtomicU64,
     read_ms: AtomicU32,
     write_ms: AtomicU32,
     idle_ms: AtomicU32,
-    server_idle_ms: AtomicU32,
     lifetime_ms: AtomicU32,
     pub(super) bytes_in: AtomicU64,
     pub(super) bytes_out: AtomicU64,
     /// The number of the event loop that has it, 0 for none.
-    lane: AtomicU64,
+    lane: AtomicU32,
     /// Its place there: the index, and above it which of that place's connections.
     place: AtomicU64,
     /// Bytes that were written and wait to be sent.
@@ -79,7 +79,13 @@ pub struct Slot {
 enum PeerAddress {
     #[default]
     Unknown,
-    Internet(SocketAddr),
+    V4(SocketAddrV4),
+    /// Without the flow, which nobody is shown.
+    V6 {
+        ip: Ipv6Addr,
+        port: u16,
+        scope: u32,
+    },
     /// The kernel keeps it for as long as the socket is open.
     Unix,
 }
@@ -97,16 +103,15 @@ impl Default for Slot {
             by_hand: AtomicU8::new(0),
             sequential: AtomicU8::new(0),
             user: AtomicUsize::new(0),
-            exposed: AtomicU64::new(0),
+            exposed: AtomicU32::new(0),
             opened: AtomicU64::new(0),
             read_ms: AtomicU32::new(NO_LIMIT),
             write_ms: AtomicU32::new(NO_LIMIT),
             idle_ms: AtomicU32::new(NO_LIMIT),
-            server_idle_ms: AtomicU32::new(NO_LIMIT),
             lifetime_ms: AtomicU32::new(NO_LIMIT),
             bytes_in: AtomicU64::new(0),
             bytes_out: AtomicU64::new(0),
-            lane: AtomicU64::new(0),
+            lane: AtomicU32::new(0),
             place: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
             ends: AtomicBool::new(false),
@@ -118,6 +123,11 @@ impl Default for Slot {
 
 fn milliseconds(time: Option<Duration>) -> u32 {
     time.map_or(NO_LIMIT, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1))
+}
+
+/// How long the server lets its connections be silent.
+fn server_idle(slot: &Slot) -> u32 {
+    slot.server().map_or(NO_LIMIT, |server| milliseconds(server.options().idle_timeout))
 }
 
 fn limit(milliseconds: &AtomicU32) -> Option<Duration> {
@@ -147,7 +157,10 @@ impl Owned {
         slot.sequential.store(u8::from(server.is_sequential()), Ordering::Relaxed);
         *slot.peer.lock().unwrap_or_else(PoisonError::into_inner) = match peer.socket_address() {
             None => PeerAddress::Unknown,
-            Some(address) => address.clone().try_into().map_or(PeerAddress::Unix, PeerAddress::Internet),
+            Some(address) => address.clone().try_into().map_or(PeerAddress::Unix, |address| match address {
+                SocketAddr::V4(address) => PeerAddress::V4(address),
+                SocketAddr::V6(v6) => PeerAddress::V6 { ip: *v6.ip(), port: v6.port(), scope: v6.scope_id() },
+            }),
         };
         *slot.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(server));
         slot.fd.store(fd.into_raw_fd(), Ordering::Relaxed);
@@ -220,12 +233,12 @@ pub struct Times {
 /// What an event loop and the calls on its connections share.
 impl Slot {
     /// The number of the event loop that has the connection; `None` in other servers.
-    pub fn lane(&self) -> Option<u64> {
+    pub fn lane(&self) -> Option<u32> {
         Some(self.lane.load(Ordering::Acquire)).filter(|&number| number != 0)
     }
 
     /// The connection belongs to that event loop, at that place.
-    pub fn belong_to(&self, number: u64, place: Place) {
+    pub fn belong_to(&self, number: u32, place: Place) {
         self.place.store(u64::from(place.turn) << 32 | u64::from(place.index), Ordering::Relaxed);
         self.lane.store(number, Ordering::Release);
     }
@@ -314,7 +327,7 @@ impl Slot {
 }
 
 /// The slot of a connection, if that event loop has it.
-pub fn in_lane(id: ConnectionId, number: u64) -> Option<&'static Slot> {
+pub fn in_lane(id: ConnectionId, number: u32) -> Option<&'static Slot> {
     table::slot_of(id).filter(|slot| slot.state.is_open(id) && slot.lane() == Some(number))
 }
 
@@ -359,7 +372,6 @@ impl Slot {
         self.read_ms.store(milliseconds(options.read_timeout), Ordering::Relaxed);
         self.write_ms.store(milliseconds(options.write_timeout), Ordering::Relaxed);
         self.idle_ms.store(milliseconds(options.idle_timeout), Ordering::Relaxed);
-        self.server_idle_ms.store(milliseconds(options.idle_timeout), Ordering::Relaxed);
         self.lifetime_ms.store(milliseconds(options.lifetime), Ordering::Relaxed);
         if options.lifetime.is_some() {
             self.opened.store(deadline::clock(), Ordering::Relaxed);
@@ -463,8 +475,8 @@ impl ConnectionId {
     }
 }
 
-fn inode(socket: BorrowedFd<'_>) -> Option<u64> {
-    rustix::fs::fstat(socket).ok().map(|found| found.st_ino)
+fn inode(socket: BorrowedFd<'_>) -> Option<u32> {
+    rustix::fs::fstat(socket).ok().map(|found| found.st_ino as u32)
 }
 
 /// A connection for the time of one call: its descriptor stays open.
@@ -542,7 +554,10 @@ impl Connection {
     pub fn peer(&self) -> Result<Text> {
         match &*self.slot.peer.lock().unwrap_or_else(PoisonError::into_inner) {
             PeerAddress::Unknown => Ok(Text::new()),
-            PeerAddress::Internet(address) => Ok(address::display_ip(address)),
+            PeerAddress::V4(address) => Ok(address::display_ip(&SocketAddr::V4(*address))),
+            &PeerAddress::V6 { ip, port, scope } => {
+                Ok(address::display_ip(&SocketAddrV6::new(ip, port, 0, scope).into()))
+            }
             PeerAddress::Unix => listen::peer_address(self.slot.socket()?).or_else(|_| Ok(Text::from("unix:"))),
         }
     }
@@ -566,7 +581,7 @@ impl Connection {
     pub fn set_idle_timeout(&self, milliseconds: i32) -> Result<()> {
         let idle = match milliseconds {
             -1 => NO_LIMIT,
-            0 => self.slot.server_idle_ms.load(Ordering::Relaxed),
+            0 => server_idle(self.slot),
             1.. => milliseconds.unsigned_abs(),
             _ => {
                 let cause = format_args!("idle_ms is {milliseconds}, less than -1");

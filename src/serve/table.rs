@@ -56,16 +56,34 @@ fn process_tag() -> u64 {
     fork::epoch().saturating_sub(1).min(0xff)
 }
 
-/// The slots lie in chunks of 1024, 2048, 4096, ...: none is ever moved.
-const FIRST_CHUNK: u32 = 1024;
-const CHUNKS: usize = 12;
+/// The slots lie in chunks, and the chunks in groups: none is ever moved, and few are made before they are needed.
+const CHUNK_BITS: u32 = 8;
+const CHUNK: u32 = 1 << CHUNK_BITS;
+const GROUP_BITS: u32 = 7;
+const GROUP: u32 = 1 << GROUP_BITS;
+const GROUPS: usize = 1 << (INDEX_BITS - CHUNK_BITS - GROUP_BITS);
 
 static TABLE: PerProcess<Table> = PerProcess::new();
 
-#[derive(Default)]
+type Chunk = OnceLock<Vec<Slot>>;
+
 struct Table {
-    chunks: [OnceLock<Vec<Slot>>; CHUNKS],
+    groups: [OnceLock<Vec<Chunk>>; GROUPS],
     free: Mutex<FreeList>,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self { groups: [const { OnceLock::new() }; GROUPS], free: Mutex::default() }
+    }
+}
+
+/// So many values, or nothing where memory is short.
+fn filled<T: Default>(length: u32) -> Option<Vec<T>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(length as usize).ok()?;
+    values.resize_with(length as usize, T::default);
+    Some(values)
 }
 
 /// Free slots, the longest unused first: a stale number then meets an empty slot for long.
@@ -74,15 +92,17 @@ struct FreeList {
     /// Indices plus one; 0 is none.
     first: u32,
     last: u32,
-    chunks: usize,
+    /// How many chunks have been made.
+    chunks: u32,
 }
 
 impl Table {
     fn slot(&self, index: u32) -> Option<&Slot> {
-        let position = index.checked_add(FIRST_CHUNK)?;
-        let chunk = position.ilog2() - FIRST_CHUNK.ilog2();
-        let offset = position - (FIRST_CHUNK << chunk);
-        self.chunks.get(chunk as usize)?.get()?.get(offset as usize)
+        self.chunk(index >> CHUNK_BITS)?.get()?.get((index % CHUNK) as usize)
+    }
+
+    fn chunk(&self, number: u32) -> Option<&Chunk> {
+        self.groups.get((number >> GROUP_BITS) as usize)?.get()?.get((number % GROUP) as usize)
     }
 
     fn free(&self) -> std::sync::MutexGuard<'_, FreeList> {
@@ -91,17 +111,16 @@ impl Table {
 
     /// Adds a chunk of free slots; nothing where memory is short or the table is full.
     fn grow(&self, free: &mut FreeList) {
-        let Some(chunk) = self.chunks.get(free.chunks) else { return };
-        let length = FIRST_CHUNK << free.chunks;
-        let mut slots = Vec::new();
-        if slots.try_reserve_exact(length as usize).is_err() {
-            return;
+        let number = free.chunks;
+        let Some(group) = self.groups.get((number >> GROUP_BITS) as usize) else { return };
+        if group.get().is_none() {
+            let Some(chunks) = filled(GROUP) else { return };
+            let _ = group.set(chunks);
         }
-        slots.resize_with(length as usize, Slot::default);
-        let first = length - FIRST_CHUNK;
+        let Some((chunk, slots)) = self.chunk(number).zip(filled(CHUNK)) else { return };
         if chunk.set(slots).is_ok() {
             free.chunks += 1;
-            for index in first..first + length {
+            for index in (number << CHUNK_BITS)..(number + 1) << CHUNK_BITS {
                 self.append(free, index);
             }
         }
@@ -176,7 +195,8 @@ pub fn slot_of(id: ConnectionId) -> Option<&'static Slot> {
 
 /// Every slot that was ever used.
 pub fn all() -> impl Iterator<Item = &'static Slot> {
-    TABLE.existing().into_iter().flat_map(|table| table.chunks.iter()).filter_map(OnceLock::get).flatten()
+    let groups = TABLE.existing().into_iter().flat_map(|table| table.groups.iter()).filter_map(OnceLock::get);
+    groups.flatten().filter_map(OnceLock::get).flatten()
 }
 
 /// A slot's generation, whether its connection is closing, and how many calls use it.
@@ -270,10 +290,10 @@ mod tests {
     #[test]
     fn every_index_has_its_place() {
         let table = Table::default();
-        for _ in 0..3 {
+        for _ in 0..GROUP + 1 {
             table.grow(&mut table.free());
         }
-        let count = (FIRST_CHUNK * 7) as usize;
+        let count = ((GROUP + 1) * CHUNK) as usize;
         let places: std::collections::HashSet<_> =
             (0..count as u32).map(|index| std::ptr::from_ref(table.slot(index).unwrap())).collect();
         assert_eq!(places.len(), count);
@@ -284,13 +304,13 @@ mod tests {
     #[test]
     fn the_longest_unused_slot_is_taken_first() {
         let table = Table::default();
-        let first: Vec<u32> = (0..FIRST_CHUNK).map(|_| table.take().unwrap().0).collect();
-        assert_eq!(first, (0..FIRST_CHUNK).collect::<Vec<_>>());
+        let first: Vec<u32> = (0..CHUNK).map(|_| table.take().unwrap().0).collect();
+        assert_eq!(first, (0..CHUNK).collect::<Vec<_>>());
         for index in [7, 3, 5] {
             table.append(&mut table.free(), index);
         }
         assert_eq!([7, 3, 5].map(|_| table.take().unwrap().0), [7, 3, 5]);
-        assert_eq!(table.take().unwrap().0, FIRST_CHUNK);
+        assert_eq!(table.take().unwrap().0, CHUNK);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::super::connection::Ending;
-use super::conn::{Place, State};
+use super::conn::{Place, Receive, State};
 use super::event_loop::EventLoop;
 use crate::deadline::Deadline;
 use crate::error::{Code, Error};
@@ -88,7 +88,7 @@ impl EventLoop {
             );
         };
         if !goes_on {
-            (conn.receiving, conn.cancelling) = (false, false);
+            conn.receive = Receive::None;
         }
         match input {
             Ok(input) if input.is_empty() => {
@@ -152,19 +152,22 @@ impl EventLoop {
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state != State::Over) else { return };
         let token = place.token();
         let mut outcome = Ok(());
-        let wants_input = conn.wants_input();
-        if wants_input && !conn.receiving {
-            outcome = ring.receive(conn.socket, token);
-            conn.receiving = outcome.is_ok();
-        } else if !wants_input && conn.receiving && !conn.cancelling {
-            outcome = ring.cancel(token);
-            conn.cancelling = outcome.is_ok();
+        match (conn.receive, conn.wants_input()) {
+            (Receive::None, true) => {
+                outcome = ring.receive(conn.socket, token);
+                conn.receive = if outcome.is_ok() { Receive::UnderWay } else { Receive::None };
+            }
+            (Receive::UnderWay, false) => {
+                outcome = ring.cancel(token);
+                conn.receive = Receive::Ending;
+            }
+            _ => {}
         }
         if conn.flying == 0 && !conn.output.is_empty() {
             let (bytes, from) = conn.output.take();
             let length = bytes.len() - from;
             match ring.send(conn.socket, token, bytes, from, !conn.writable) {
-                Ok(()) => conn.flying = length,
+                Ok(()) => conn.flying = u32::try_from(length).unwrap_or(u32::MAX),
                 Err(_) => connections.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort),
             }
         }

@@ -22,7 +22,7 @@ pub struct Conn {
     /// Where it is on the wheel.
     pub link: Link,
     /// How many bytes are in a send that is under way in the ring.
-    pub flying: usize,
+    pub flying: u32,
     /// The tick at which it was opened.
     pub opened: u32,
     /// The tick of its last input or output.
@@ -37,10 +37,8 @@ pub struct Conn {
     pub readable: bool,
     /// The kernel takes output.
     pub writable: bool,
-    /// A receive is under way in the ring.
-    pub receiving: bool,
-    /// That receive has been told to end.
-    pub cancelling: bool,
+    /// Whether the ring receives.
+    pub receive: Receive,
     /// The peer has ended its side, is gone, or uses urgent data: a short read is not the last one.
     pub hung_up: bool,
     /// It is a Unix socket.
@@ -57,6 +55,17 @@ pub struct Conn {
     pub goes_on: bool,
     /// on_data has seen something of it.
     pub served: bool,
+}
+
+/// Whether the ring receives from a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receive {
+    /// It does not.
+    None,
+    /// It does.
+    UnderWay,
+    /// It does, and has been told to end that.
+    Ending,
 }
 
 /// What a connection is doing.
@@ -90,8 +99,7 @@ impl Conn {
             readable: true,
             watched: false,
             writable: true,
-            receiving: false,
-            cancelling: false,
+            receive: Receive::None,
             hung_up: false,
             ended: false,
             paused: false,
@@ -127,7 +135,8 @@ pub struct Lingering {
 /// The connections of a loop, by their places.
 #[derive(Debug, Default)]
 pub struct Table {
-    entries: Vec<Entry>,
+    /// In chunks, so that none is ever moved: copying a million of them would hold up everybody.
+    chunks: Vec<Vec<Entry>>,
     free: Vec<u32>,
     count: usize,
 }
@@ -158,6 +167,10 @@ pub struct Place {
 
 const TURNS: u32 = (1 << 24) - 1;
 
+/// How many places there are in a chunk, and at most.
+const CHUNK: usize = 256;
+const LAST: u32 = u32::MAX - 1;
+
 impl Place {
     /// As one word of 56 bits.
     pub fn token(self) -> u64 {
@@ -173,20 +186,36 @@ impl Place {
 impl Table {
     /// Makes room for one more. False without memory.
     pub fn make_room(&mut self) -> bool {
+        if !self.free.is_empty() {
+            return true;
+        }
         // Giving a place back must not need memory.
-        let index = self.entries.len();
-        let room = self.entries.try_reserve(1).and_then(|()| self.free.try_reserve(index + 1));
-        !self.free.is_empty() || (room.is_ok() && u32::try_from(index).is_ok())
+        let places = self.places();
+        if places >= LAST || self.free.try_reserve(places as usize + 1).is_err() {
+            return false;
+        }
+        if self.chunks.last().is_some_and(|chunk| chunk.len() < CHUNK) {
+            return true;
+        }
+        let mut chunk = Vec::new();
+        let room = self.chunks.try_reserve(1).and_then(|()| chunk.try_reserve_exact(CHUNK));
+        if room.is_ok() {
+            self.chunks.push(chunk);
+        }
+        room.is_ok()
     }
 
     /// Takes a connection in, for which room was made.
     pub fn add(&mut self, conn: Conn) -> Place {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry::default());
-            self.entries.len() as u32 - 1
+            let index = self.places();
+            if let Some(chunk) = self.chunks.last_mut() {
+                chunk.push(Entry::default());
+            }
+            index
         });
         let mut turn = 0;
-        if let Some(entry) = self.entries.get_mut(index as usize) {
+        if let Some(entry) = self.at(index) {
             turn = (entry.turn + 1) & TURNS;
             *entry = Entry { turn, occupant: Occupant::Conn(conn) };
         }
@@ -194,8 +223,12 @@ impl Table {
         Place { index, turn }
     }
 
+    fn at(&mut self, index: u32) -> Option<&mut Entry> {
+        self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
+    }
+
     fn entry(&mut self, place: Place) -> Option<&mut Entry> {
-        self.entries.get_mut(place.index as usize).filter(|entry| entry.turn == place.turn)
+        self.at(place.index).filter(|entry| entry.turn == place.turn)
     }
 
     /// The connection there, if it is still that one.
@@ -216,7 +249,7 @@ impl Table {
 
     /// The present connection of an index, also one that lingers.
     pub fn place(&self, index: u32) -> Option<Place> {
-        let entry = self.entries.get(index as usize)?;
+        let entry = self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)?;
         match entry.occupant {
             Occupant::Nobody => None,
             Occupant::Conn(_) | Occupant::Lingering(_) => Some(Place { index, turn: entry.turn }),
@@ -260,13 +293,14 @@ impl Table {
 
     /// How many places there are, with and without a connection.
     pub fn places(&self) -> u32 {
-        self.entries.len() as u32
+        let before = self.chunks.len().saturating_sub(1) * CHUNK;
+        (before + self.chunks.last().map_or(0, Vec::len)) as u32
     }
 }
 
 impl Links for Table {
     fn link(&mut self, index: u32) -> Option<&mut Link> {
-        match &mut self.entries.get_mut(index as usize)?.occupant {
+        match &mut self.at(index)?.occupant {
             Occupant::Nobody => None,
             Occupant::Conn(conn) => Some(&mut conn.link),
             Occupant::Lingering(lingering) => Some(&mut lingering.link),

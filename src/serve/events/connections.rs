@@ -11,7 +11,7 @@ use super::super::Server;
 use super::super::connection::{Ending, gone};
 use super::super::counters;
 use super::super::linger::{PATIENCE, Peer, drop_input, has_arrived};
-use super::conn::{Conn, Place, State, Table, Why};
+use super::conn::{Conn, Place, Receive, State, Table, Why};
 use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
 use crate::deadline::{self, Deadline};
@@ -470,7 +470,7 @@ impl Connections {
 
     /// Ends a receive of the ring at once, so that the descriptor can be given away.
     pub fn stop_receiving(&mut self, ring: &Ring, place: Place) -> Result<()> {
-        if self.table.get(place).is_none_or(|conn| !conn.receiving) {
+        if self.table.get(place).is_none_or(|conn| conn.receive == Receive::None) {
             return Ok(());
         }
         let failed = |errno| Error::system("io_uring_enter", errno);

@@ -19,7 +19,7 @@ use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
 use super::super::linger::{Peer, drop_input};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server, counters};
-use super::conn::{Conn, Place, State, Why};
+use super::conn::{Conn, Place, Receive, State, Why};
 use super::connections::{Connections, Next, Reading, too_much};
 use super::inbox::Command;
 use super::lane::Lane;
@@ -372,7 +372,7 @@ impl EventLoop {
             return Some(Err(gone("oyez_conn_write")));
         };
         let queued = conn.owned.slot().queued();
-        if queued > conn.output.front().len() + conn.flying {
+        if queued > conn.output.front().len() + conn.flying as usize {
             return None;
         }
         if bytes.len() > self.server.options().max_output.saturating_sub(queued) {
@@ -567,7 +567,7 @@ impl EventLoop {
         let stopping = connections.stopping;
         drop(connections);
         self.lane.inbox.count(false);
-        let (socket, has_input, receiving) = (conn.socket, conn.readable, conn.receiving);
+        let (socket, has_input, receiving) = (conn.socket, conn.readable, conn.receive != Receive::None);
         let lingers = ending == Ending::Close && !conn.is_local && !conn.owned.slot().is_at_end();
         let left = match lingers {
             true => conn.owned.end_to_linger(),

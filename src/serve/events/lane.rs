@@ -1,7 +1,7 @@
 //! What the rest of the server knows of an event loop: its number, its set of events, and the way in.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
@@ -11,13 +11,13 @@ use super::super::token::Token;
 use super::inbox::Inbox;
 use crate::sys;
 
-static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
 
 /// The place of an event loop in its server. Connections belong to a lane by its number.
 #[derive(Debug)]
 pub struct Lane {
     /// Never used twice in a process.
-    number: u64,
+    number: u32,
     /// The way in from other threads.
     pub inbox: Inbox,
     /// None where the server's own set is used.
@@ -40,7 +40,7 @@ impl Lane {
     }
 
     /// Its number.
-    pub fn number(&self) -> u64 {
+    pub fn number(&self) -> u32 {
         self.number
     }
 

@@ -83,7 +83,7 @@ pub fn on_lane<T>(
 }
 
 /// Does something with the loop of that lane if this is its thread.
-fn here<T>(number: u64, action: impl FnOnce(&EventLoop) -> T) -> Option<T> {
+fn here<T>(number: u32, action: impl FnOnce(&EventLoop) -> T) -> Option<T> {
     HERE.with(|here| here.with(|own| own.filter(|own| own.lane().number() == number).map(action)))
 }
 
@@ -93,7 +93,7 @@ pub fn on_own_loop<T>(server: &Server, action: impl FnOnce(&EventLoop) -> T) -> 
 }
 
 /// Queues a command to a connection's lane.
-fn post(slot: &Slot, number: u64, command: Command, function: &'static str) -> Result<()> {
+fn post(slot: &Slot, number: u32, command: Command, function: &'static str) -> Result<()> {
     let gone = || gone(function);
     let server = slot.server().ok_or_else(gone)?;
     let lane = server.lanes().iter().find(|lane| lane.number() == number).ok_or_else(gone)?;
@@ -128,7 +128,7 @@ pub fn write_at_once(id: ConnectionId, bytes: &[u8], outcome: &mut Option<Result
 }
 
 /// Sends bytes on a connection of a lane, or queues them.
-pub fn write(slot: &Slot, id: ConnectionId, number: u64, bytes: &[u8]) -> Result<()> {
+pub fn write(slot: &Slot, id: ConnectionId, number: u32, bytes: &[u8]) -> Result<()> {
     const FUNCTION: &str = "oyez_conn_write";
     if slot.is_ending() {
         return Err(gone(FUNCTION));
@@ -147,7 +147,7 @@ pub fn write(slot: &Slot, id: ConnectionId, number: u64, bytes: &[u8]) -> Result
 }
 
 /// Ends a connection of a lane.
-pub fn end(slot: &Slot, id: ConnectionId, number: u64, ending: Ending, function: &'static str) -> Result<()> {
+pub fn end(slot: &Slot, id: ConnectionId, number: u32, ending: Ending, function: &'static str) -> Result<()> {
     if slot.begin_to_end() {
         return Err(gone(function));
     }
@@ -158,7 +158,7 @@ pub fn end(slot: &Slot, id: ConnectionId, number: u64, ending: Ending, function:
 }
 
 /// Takes a connection away from its lane.
-pub fn detach(slot: &Slot, number: u64) -> Result<()> {
+pub fn detach(slot: &Slot, number: u32) -> Result<()> {
     const FUNCTION: &str = "oyez_conn_detach";
     if slot.is_ending() {
         return Err(gone(FUNCTION));
@@ -169,7 +169,7 @@ pub fn detach(slot: &Slot, number: u64) -> Result<()> {
 }
 
 /// Reads nothing for a while, or goes on.
-pub fn pause(slot: &Slot, id: ConnectionId, number: u64, paused: bool, function: &'static str) -> Result<()> {
+pub fn pause(slot: &Slot, id: ConnectionId, number: u32, paused: bool, function: &'static str) -> Result<()> {
     if slot.is_ending() {
         return Err(gone(function));
     }
@@ -180,7 +180,7 @@ pub fn pause(slot: &Slot, id: ConnectionId, number: u64, paused: bool, function:
 }
 
 /// A connection's times have changed.
-pub fn rearm(slot: &Slot, id: ConnectionId, number: u64) -> Result<()> {
+pub fn rearm(slot: &Slot, id: ConnectionId, number: u32) -> Result<()> {
     const FUNCTION: &str = "oyez_conn_set_timeout";
     if slot.is_ending() {
         return Err(gone(FUNCTION));

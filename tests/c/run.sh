@@ -3,7 +3,8 @@
 #
 # Programs and their output go to BUILD_DIR; liboyez.so and liboyez.a are taken from LIB_DIR. Each test program is
 # compiled as C99, C11 and C17, linked with the shared library and with the static one, and run in both forms, as many
-# at a time as $JOBS says (2). $CC and $CXX choose the compilers.
+# at a time as $JOBS says (2). $CC and $CXX choose the compilers; $CFLAGS and $LDFLAGS are added where the programs are
+# compiled and linked, $FORMS may name one form alone, and $TESTS the tests to run instead of all.
 # The last line is "c tests: N passed, N failed, N skipped"; the exit code is 1 on any failure, or if nothing ran.
 set -u
 
@@ -18,6 +19,9 @@ cd "$(dirname "$0")" || exit 1
 cc=${CC:-gcc}
 cxx=${CXX:-g++}
 jobs=${JOBS:-2}
+read -ra added_flags <<<"${CFLAGS:-}"
+read -ra added_link <<<"${LDFLAGS:-}"
+forms=${FORMS:-shared static}
 include=../../include
 warnings=(-pedantic -Wall -Wextra -Werror)
 helpers=(check watch expect clients places faults serving models storm)
@@ -56,24 +60,34 @@ compile() { # name
     for standard in c99 c11; do
         "$cc" -std=$standard "${warnings[@]}" -I"$include" -fsyntax-only "$1.c" || return 1
     done
-    "$cc" -std=c17 "${warnings[@]}" -O1 -g -pthread -I"$include" -c "$1.c" -o "$build/$1.o"
+    "$cc" -std=c17 "${warnings[@]}" -O1 -g -pthread "${added_flags[@]}" -I"$include" -c "$1.c" -o "$build/$1.o"
 }
 
 is_shared_only() { # name
     [[ " ${shared_only[*]} " == *" $1 "* ]]
 }
 
+wants() { # form
+    [[ " $forms " == *" $1 "* ]]
+}
+
 link() { # name
     local objects=("$build/$1.o") name
     if [ "$1" = test_dlopen ]; then # loads the library itself
-        "$cc" -pthread "${objects[@]}" "$build/check.o" "$build/watch.o" -ldl -o "$build/$1.shared"
+        "$cc" -pthread "${objects[@]}" "$build/check.o" "$build/watch.o" "${added_link[@]}" -ldl \
+            -o "$build/$1.shared"
         return
     fi
     for name in "${helpers[@]}"; do
         objects+=("$build/$name.o")
     done
-    "$cc" -pthread "${objects[@]}" -L"$library" -loyez -Wl,-rpath,"$library" -o "$build/$1.shared" &&
+    objects+=("${added_link[@]}")
+    if wants shared; then
+        "$cc" -pthread "${objects[@]}" -L"$library" -loyez -Wl,-rpath,"$library" -o "$build/$1.shared" || return 1
+    fi
+    if wants static; then
         "$cc" -pthread "${objects[@]}" "$library/liboyez.a" -lpthread -ldl -lm -o "$build/$1.static"
+    fi
 }
 
 compile_all() {
@@ -88,6 +102,7 @@ compile_all() {
         [ -e "$build/$name.o" ] || problem "compile $name"
     done
     for name in "${tests[@]}"; do
+        wants shared || ! is_shared_only "$name" || continue
         link "$name" || problem "link $name"
     done
 }
@@ -95,6 +110,7 @@ compile_all() {
 run_all() {
     local name form
     for form in shared static; do
+        wants $form || continue
         for name in "${tests[@]}"; do
             if [ $form = static ] && is_shared_only "$name"; then
                 continue
@@ -134,6 +150,9 @@ tests=(test_threads test_lifecycle test_accept test_descriptors test_stop test_p
 for file in test_*.c; do
     [[ " ${tests[*]} " == *" ${file%.c} "* ]] || tests+=("${file%.c}")
 done
+if [ -n "${TESTS:-}" ]; then
+    read -ra tests <<<"$TESTS"
+fi
 check_header
 compile_all
 run_all

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# A day's worth of short connections for each way of serving: tests/soak/run.sh BUILD_DIR LIB_DIR
+#
+# soak.c with the helpers of tests/c, linked with liboyez.so of LIB_DIR; the program goes to BUILD_DIR. Event servers run
+# once for each backend, which OYEZ_BACKEND chooses; if it is set already, for that one alone. $SOAK_CONNECTIONS is how
+# many connections each gets (86400), $ENTRIES names some of the entries below, and $CC chooses the compiler.
+# The last line is "soak tests: N passed, N failed, N skipped"; the exit code is 1 on any failure.
+set -u
+
+if [ $# -ne 2 ]; then
+    echo "usage: $0 BUILD_DIR LIB_DIR" >&2
+    exit 2
+fi
+mkdir -p "$1" || exit 1
+build=$(cd "$1" && pwd)
+library=$(cd "$2" && pwd) || exit 1
+cd "$(dirname "$0")" || exit 1
+cc=${CC:-gcc}
+flags=(-std=c99 -pedantic -Wall -Wextra -Werror -O1 -g -pthread -I../../include -I../c)
+helpers=(../c/{check,watch,expect,clients,serving}.c)
+entries=${ENTRIES:-threads sequential processes by_hand events-epoll events-io_uring}
+if [ -n "${OYEZ_BACKEND:-}" ] && [ -z "${ENTRIES:-}" ]; then
+    entries="events-$OYEZ_BACKEND"
+fi
+passed=0
+failed=0
+skipped=0
+
+run() { # entry
+    local backend=""
+    echo "== $1"
+    if [[ $1 == *-* ]]; then
+        backend=${1#*-}
+    fi
+    if [ "$backend" = io_uring ] && ! grep -q OYEZ_BACKEND "$library/liboyez.so"; then
+        echo "skipped: this library has no other backend than epoll"
+        skipped=$((skipped + 1))
+    elif OYEZ_BACKEND=$backend "$build/soak" "${1%%-*}"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+    fi
+}
+
+if ! "$cc" "${flags[@]}" soak.c "${helpers[@]}" -o "$build/soak" -L"$library" -loyez -Wl,-rpath,"$library"; then
+    echo "soak tests: 0 passed, 1 failed, 0 skipped"
+    exit 1
+fi
+for entry in $entries; do
+    run "$entry"
+done
+echo "soak tests: $passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ $((passed + skipped)) -gt 0 ]

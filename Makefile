@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs valgrind bench bench-quick clean
+	test-loops test-python test-docs valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -22,6 +22,8 @@ help:
 	@echo 'make bench     measure against servers by hand and six libraries, and write BENCHMARKS.md; forty minutes'
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
+	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
+	@echo 'make soak      a day of short connections for each way of serving, in minutes; nothing may grow or be lost'
 
 # What is missing is named with the Debian package that has it.
 tools:
@@ -88,6 +90,15 @@ test-docs: library
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)
 	tests/c/valgrind.sh $(BUILD)/c $(LIBRARY)
+
+# All of it by make -k sanitize. What a machine lacks is said, and counts as skipped.
+sanitize: sanitize-address sanitize-thread valgrind
+
+sanitize-address sanitize-thread: sanitize-%: tools
+	CC='$(CC)' CARGO='$(CARGO)' tests/sanitize/run.sh $(BUILD)/sanitize/$* $*
+
+soak: library
+	CC='$(CC)' tests/soak/run.sh $(BUILD)/soak $(LIBRARY)
 
 bench: library
 	CC='$(CC)' $(PYTHON) bench/run.py --library $(LIBRARY) --build $(BUILD)/bench

@@ -1,7 +1,7 @@
 /*
- ThreadSanitizer runs a thread of its own in each process, which tests that count threads, or look at what signals each
- of them blocks, would take for the library's. It only keeps memory down, and has a way to be ended: that which a program
- uses before it enters a sandbox. It starts with the process's first thread, and again in a child of one thread.
+ ThreadSanitizer runs a thread of its own in each process, which tests that count threads, or look at what signals
+ each of them blocks, would take for the library's. It only keeps memory down, and has a way to be ended: that which a
+ program uses before it enters a sandbox. It starts with the process's first thread, and again in a child of one thread.
 */
 #include <pthread.h>
 #include <stddef.h>

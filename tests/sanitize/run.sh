@@ -4,8 +4,8 @@
 # Rust brings the sanitizers' runtimes with it; the C compiler's objects are linked with those, so that there is one
 # runtime in the process. The library is built in a folder of its own, by the stable compiler with its unstable options
 # allowed; its standard library is not instrumented, for which see std_sync.c. First selftest.c shows that faults are
-# reported, in C and in Rust. A report in any process, also one that a test forked, is a file in BUILD_DIR and a failure.
-# $CC, $CARGO and $JOBS are those of tests/c/run.sh, and $TESTS names the tests to run instead of all.
+# reported, in C and in Rust. A report in any process, also one that a test forked, is a file in BUILD_DIR and a
+# failure. $CC, $CARGO, and what tests/c/run.sh reads: $JOBS, $TESTS.
 set -u
 
 if [ $# -ne 2 ] || [[ $2 != address && $2 != thread ]]; then
@@ -108,7 +108,8 @@ show_reports() {
 }
 
 compile=("-fsanitize=$sanitizer" -fno-omit-frame-pointer -O1 -g)
-runtime=(-Wl,--export-dynamic -Wl,--whole-archive "${runtimes[0]}" -Wl,--no-whole-archive -lpthread -ldl -lm -lrt -lresolv)
+runtime=(-Wl,--export-dynamic -Wl,--whole-archive "${runtimes[0]}" -Wl,--no-whole-archive)
+runtime+=(-lpthread -ldl -lm -lrt -lresolv)
 link=("${runtime[@]}")
 forms="shared static"
 rm -f "$build"/report.*
@@ -124,10 +125,9 @@ if ! selftest; then
 fi
 
 # Handlers that crash on purpose crash as ever. Tests fork with threads running.
-export ASAN_OPTIONS=handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_abort=0:allocator_may_return_null=1
-export TSAN_OPTIONS=handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_abort=0:die_after_fork=0:second_deadlock_stack=1
-ASAN_OPTIONS+=:detect_stack_use_after_return=1:log_path=$build/report
-TSAN_OPTIONS+=:log_path=$build/report
+common=handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_abort=0:allocator_may_return_null=1:log_path=$build/report
+export ASAN_OPTIONS=$common:detect_stack_use_after_return=1
+export TSAN_OPTIONS=$common:die_after_fork=0:second_deadlock_stack=1
 CHECK_SLOWLY=${CHECK_SLOWLY:-5} FORMS=$forms CFLAGS="${compile[*]}" LDFLAGS="${link[*]}" \
     tests/c/run.sh "$build/tests" "$library" >"$build/tests.out" 2>&1
 code=$?

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A day's worth of short connections for each way of serving: tests/soak/run.sh BUILD_DIR LIB_DIR
 #
-# soak.c with the helpers of tests/c, linked with liboyez.so of LIB_DIR; the program goes to BUILD_DIR. Event servers run
-# once for each backend, which OYEZ_BACKEND chooses; if it is set already, for that one alone. $SOAK_CONNECTIONS is how
-# many connections each gets (86400), $ENTRIES names some of the entries below, and $CC chooses the compiler.
+# soak.c with the helpers of tests/c, linked with liboyez.so of LIB_DIR; the program goes to BUILD_DIR. Event servers
+# run once for each backend, which OYEZ_BACKEND chooses; if that is set already, they alone run, with it.
+# $SOAK_CONNECTIONS is how many connections each entry gets (86400), $ENTRIES names some of the entries below, and $CC
+# chooses the compiler.
 # The last line is "soak tests: N passed, N failed, N skipped"; the exit code is 1 on any failure.
 set -u
 
@@ -35,7 +36,9 @@ run() { # entry
     if [ "$backend" = io_uring ] && ! grep -q OYEZ_BACKEND "$library/liboyez.so"; then
         echo "skipped: this library has no other backend than epoll"
         skipped=$((skipped + 1))
-    elif OYEZ_BACKEND=$backend "$build/soak" "${1%%-*}"; then
+        return
+    fi
+    if env ${backend:+OYEZ_BACKEND=$backend} "$build/soak" "${1%%-*}"; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))

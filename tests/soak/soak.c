@@ -223,19 +223,19 @@ static int connections(void)
 }
 
 /* What may not grow. */
-typedef struct size {
+typedef struct size_then {
     int descriptors;
     int threads;
     long memory;
-} size_now;
+} size_then;
 
-static size_now look(void)
+static size_then look(void)
 {
-    size_now now = { check_descriptors(), check_threads(), check_memory() };
+    size_then now = { check_descriptors(), check_threads(), check_memory() };
     return now;
 }
 
-static void check_hour(served server, int made, const size_now *warm)
+static void check_hour(served server, int made, const size_then *warm)
 {
     CHECK_SOON(serve_stats(server).active == 0);
     CHECK_EQ_INT(serve_stats(server).accepted, made);
@@ -247,16 +247,16 @@ static void check_hour(served server, int made, const size_now *warm)
     if (warm == NULL)
         return;
     CHECK_SOON(check_descriptors() <= warm->descriptors);
-    size_now now = look();
+    size_then now = look();
     if (now.memory > warm->memory + GROWTH)
-        check_fail(__FILE__, __LINE__, "%ld kB after %d connections, and %ld when warm", now.memory, made, warm->memory);
+        check_fail(__FILE__, __LINE__, "%ld kB after %d connections, %ld when warm", now.memory, made, warm->memory);
 }
 
 static void soak(served server, const int *pipes)
 {
     int all = connections(), made = 0;
     long long start = check_now_ms();
-    size_now warm = look();
+    size_then warm = look();
     for (int hour = 1; hour <= HOURS; hour++) {
         work next = { server.port, made, (int)((long long)all * hour / HOURS) - made };
         char done;

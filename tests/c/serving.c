@@ -153,8 +153,8 @@ void seen_close(oyez_conn connection, const oyez_error *why, void *user)
 {
     seen *all = user;
     (void)connection;
-    all->code = oyez_error_code(why);
-    all->number = oyez_error_errno(why);
+    __atomic_store_n(&all->code, oyez_error_code(why), __ATOMIC_SEQ_CST);
+    __atomic_store_n(&all->number, oyez_error_errno(why), __ATOMIC_SEQ_CST);
     __atomic_add_fetch(&all->closed, 1, __ATOMIC_SEQ_CST);
 }
 

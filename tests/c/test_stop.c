@@ -257,7 +257,7 @@ static void read_until_cut(oyez_conn connection, void *unused)
     (void)unused;
     while (oyez_conn_read(connection, &byte, 1) > 0)
         ;
-    code_of_the_cut = oyez_error_code(NULL);
+    __atomic_store_n(&code_of_the_cut, oyez_error_code(NULL), __ATOMIC_SEQ_CST);
 }
 
 static void what_is_cut_is_reset(void)
@@ -268,7 +268,7 @@ static void what_is_cut_is_reset(void)
         int client = client_connect(server.port);
         client_send_text(client, "x");
         CHECK_SOON(serve_stats(server).active == 1);
-        code_of_the_cut = OYEZ_OK;
+        __atomic_store_n(&code_of_the_cut, OYEZ_OK, __ATOMIC_SEQ_CST);
         long long start = check_now_ms();
         CHECK_WORKS(oyez_server_stop(server.id, 200));
         CHECK_WORKS(oyez_server_wait(server.id, 20000));
@@ -277,7 +277,7 @@ static void what_is_cut_is_reset(void)
         CHECK_EQ_INT(serve_stats(server).cut, 1);
         CHECK_EQ_INT(serve_stats(server).drained, 0);
         if (models[m] != OYEZ_PROCESSES)
-            CHECK_EQ_INT(code_of_the_cut, OYEZ_STOPPED);
+            CHECK_EQ_INT(__atomic_load_n(&code_of_the_cut, __ATOMIC_SEQ_CST), OYEZ_STOPPED);
         CHECK_WORKS(oyez_server_close(server.id));
         MUST(close(client));
     }

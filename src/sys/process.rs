@@ -30,10 +30,9 @@ pub fn fork() -> Result<Fork, Errno> {
     // then the program's handler, whose duty that is.
     match unsafe { libc::fork() } {
         0 => Ok(Fork::Child),
-        pid => Pid::from_raw(pid)
-            .filter(|_| pid > 0)
-            .map(Fork::Parent)
-            .ok_or_else(|| Errno::from_raw_os_error(super::errno())),
+        // Pid::from_raw asserts in a debug build that a number is none of a failure.
+        -1 => Err(Errno::from_raw_os_error(super::errno())),
+        pid => Pid::from_raw(pid).map(Fork::Parent).ok_or(Errno::INVAL),
     }
 }
 

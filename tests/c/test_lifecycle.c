@@ -192,9 +192,9 @@ static int is_open(int port)
 
 static void close_own_server(oyez_conn connection, void *user)
 {
-    oyez_server server = *(oyez_server *)user;
     if (__atomic_exchange_n(&closes, 0, __ATOMIC_SEQ_CST) == 0)
         return; /* somebody who came before the listener was closed */
+    oyez_server server = *(oyez_server *)user;
     CHECK_FAILS(oyez_server_wait(server, -1), OYEZ_INVALID_ARGUMENT, EDEADLK);
     CHECK_WORKS(oyez_server_close(server));
     CHECK_FAILS(oyez_server_close(server), OYEZ_CLOSED, ANY_ERRNO);

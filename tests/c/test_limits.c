@@ -49,6 +49,7 @@ static void check_message(const char *part)
 static const char *awaited;
 static int told;
 static char line[600];
+static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
 
 static void keep_line(int32_t level, const char *event, const char *text, void *user)
 {
@@ -56,7 +57,9 @@ static void keep_line(int32_t level, const char *event, const char *text, void *
     (void)user;
     if (strcmp(event, awaited) != 0)
         return;
+    pthread_mutex_lock(&keeping);
     snprintf(line, sizeof line, "%s", text);
+    pthread_mutex_unlock(&keeping);
     __atomic_add_fetch(&told, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -71,8 +74,12 @@ static oyez_server_options awaiting(int model, const char *event)
 
 static void check_line(const char *part)
 {
-    CHECK_STR_CONTAINS(line, part);
-    CHECK(strchr(line, '\n') == NULL);
+    char kept[sizeof line];
+    pthread_mutex_lock(&keeping);
+    memcpy(kept, line, sizeof kept);
+    pthread_mutex_unlock(&keeping);
+    CHECK_STR_CONTAINS(kept, part);
+    CHECK(strchr(kept, '\n') == NULL);
 }
 
 /* Descriptors. */

@@ -4,11 +4,15 @@
  Most of std's synchronisation is inline and so is instrumented where it is used: locking a free mutex, unlocking one,
  the fast path of OnceLock, every atomic, the counts of Arc. What remains are the five functions below and fences, which
  ThreadSanitizer does not know at all. The linker (--wrap) leads the library's calls through this file, which tells what
- each of them orders, and no more than that: no report is suppressed anywhere.
+ each of them orders, and no more than that: no report is suppressed anywhere. The last, connect(2), is not std's.
 
  run.sh finds the mangled names and makes them the macros REAL_... and WRAP_....
 */
+#define _GNU_SOURCE
 #include <stdint.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 extern void __tsan_acquire(void *address);
 extern void __tsan_release(void *address);
@@ -103,4 +107,16 @@ void __wrap___tsan_atomic_thread_fence(int order)
     __real___tsan_atomic_thread_fence(order);
     if (last_count != 0)
         __tsan_acquire(last_count);
+}
+
+/*
+ To ThreadSanitizer connect(2) begins a descriptor's life. To AF_UNSPEC it ends a connection under those who use it, on
+ purpose, and orders nothing: that goes past the sanitizer.
+*/
+int __real_connect(int fd, const struct sockaddr *address, socklen_t size);
+int __wrap_connect(int fd, const struct sockaddr *address, socklen_t size)
+{
+    if (address->sa_family == AF_UNSPEC)
+        return (int)syscall(SYS_connect, fd, address, size);
+    return __real_connect(fd, address, size);
 }

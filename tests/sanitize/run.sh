@@ -5,7 +5,7 @@
 # runtime in the process. The library is built in a folder of its own, by the stable compiler with its unstable options
 # allowed; its standard library is not instrumented, for which see std_sync.c. First selftest.c shows that faults are
 # reported, in C and in Rust. A report in any process, also one that a test forked, is a file in BUILD_DIR and a
-# failure. $CC, $CARGO, and what tests/c/run.sh reads: $JOBS, $TESTS.
+# failure. $CC, $CARGO, and what tests/c/run.sh reads: $JOBS (1 here), $TESTS.
 set -u
 
 if [ $# -ne 2 ] || [[ $2 != address && $2 != thread ]]; then
@@ -142,11 +142,11 @@ if ! selftest; then
     exit 1
 fi
 
-# Tests write reports as other users too.
+# One at a time, since tests measure times. They write reports as other users too.
 mkdir -p "$build/reports" && chmod 1777 "$build/reports"
 ASAN_OPTIONS+=:log_path=$build/reports/of
 TSAN_OPTIONS+=:log_path=$build/reports/of
-CHECK_SKIP=$unable CHECK_SLOWLY=${CHECK_SLOWLY:-5} FORMS=$forms CFLAGS="${compile[*]}" LDFLAGS="${link[*]}" \
+JOBS=${JOBS:-1} CHECK_SKIP=$unable CHECK_SLOWLY=${CHECK_SLOWLY:-5} FORMS=$forms CFLAGS="${compile[*]}" LDFLAGS="${link[*]}" \
     tests/c/run.sh "$build/tests" "$library" >"$build/tests.out" 2>&1
 code=$?
 cat "$build/tests.out"

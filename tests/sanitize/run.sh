@@ -146,7 +146,8 @@ fi
 mkdir -p "$build/reports" && chmod 1777 "$build/reports"
 ASAN_OPTIONS+=:log_path=$build/reports/of
 TSAN_OPTIONS+=:log_path=$build/reports/of
-JOBS=${JOBS:-1} CHECK_SKIP=$unable CHECK_SLOWLY=${CHECK_SLOWLY:-5} FORMS=$forms CFLAGS="${compile[*]}" LDFLAGS="${link[*]}" \
+export CHECK_SKIP=$unable CHECK_SLOWLY=${CHECK_SLOWLY:-5}
+JOBS=${JOBS:-1} FORMS=$forms CFLAGS="${compile[*]}" LDFLAGS="${link[*]}" \
     tests/c/run.sh "$build/tests" "$library" >"$build/tests.out" 2>&1
 code=$?
 cat "$build/tests.out"

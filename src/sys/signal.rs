@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use rustix::io::Errno;
 
@@ -132,7 +132,9 @@ pub type OnSignal = fn();
 /// parent decides when its children end.
 static IGNORING: AtomicBool = AtomicBool::new(false);
 static PROCESS: AtomicI32 = AtomicI32::new(0);
-static mut ON_SIGNAL: Option<OnSignal> = None;
+/// An [`OnSignal`], or null. A handler of an earlier installation may still run while the next one is made.
+static ON_SIGNAL: AtomicPtr<()> = AtomicPtr::new(ptr::null_mut());
+/// Read in a forked child alone, which has one thread then.
 static mut BEFORE: Option<[libc::sigaction; 2]> = None;
 
 /// Installs the handler for the stop signals. The caller makes sure that there is one at a time.
@@ -143,11 +145,9 @@ pub fn install_stop_handler(on_signal: OnSignal) -> Result<Dispositions, Errno> 
         read_disposition(signal, place)?;
     }
     PROCESS.store(process_mark(), Ordering::Relaxed);
-    let on_signal_place = &raw mut ON_SIGNAL;
-    // SAFETY: no handler that reads it is installed yet, and there is one installer at a time.
-    unsafe { on_signal_place.write(Some(on_signal)) };
+    ON_SIGNAL.store(on_signal as *mut (), Ordering::Release);
     let before_place = &raw mut BEFORE;
-    // SAFETY: as above.
+    // SAFETY: no handler reads it in this process, and there is one installer at a time.
     unsafe { before_place.write(Some(before)) };
     for signal in STOP_SIGNALS {
         set_disposition(signal, &stop_disposition())?;
@@ -189,10 +189,10 @@ extern "C" fn on_stop_signal(signal: i32) {
     if PROCESS.load(Ordering::Relaxed) != process_mark() {
         return act_as_before(signal);
     }
-    let place = &raw const ON_SIGNAL;
-    // SAFETY: written before this handler was installed and not since.
-    let on_signal = unsafe { place.read() };
-    if let Some(on_signal) = on_signal {
+    let on_signal = ON_SIGNAL.load(Ordering::Acquire);
+    if !on_signal.is_null() {
+        // SAFETY: not null, so what `install_stop_handler` has stored.
+        let on_signal = unsafe { std::mem::transmute::<*mut (), OnSignal>(on_signal) };
         on_signal();
     }
 }
@@ -200,7 +200,7 @@ extern "C" fn on_stop_signal(signal: i32) {
 /// In a child that the program forked the server is not there: the signal means what it meant before.
 fn act_as_before(signal: i32) {
     let place = &raw const BEFORE;
-    // SAFETY: written before this handler was installed and not since.
+    // SAFETY: written by the parent before this process was made.
     let before = unsafe { place.read() };
     for (known, disposition) in STOP_SIGNALS.into_iter().zip(before.iter().flatten()) {
         if known == signal {

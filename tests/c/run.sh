@@ -5,6 +5,8 @@
 # compiled as C99, C11 and C17, linked with the shared library and with the static one, and run in both forms, as many
 # at a time as $JOBS says (2). $CC and $CXX choose the compilers; $CFLAGS and $LDFLAGS are added where the programs are
 # compiled and linked, $FORMS may name one form alone, and $TESTS the tests to run instead of all.
+# The shared form's event servers have the backend that oyez chooses by itself, io_uring where that can be had; the
+# static form's have epoll. $OYEZ_BACKEND chooses one for both, and a test may choose one itself.
 # The last line is "c tests: N passed, N failed, N skipped"; the exit code is 1 on any failure, or if nothing ran.
 set -u
 
@@ -107,8 +109,34 @@ compile_all() {
     done
 }
 
+# What event servers have: in the shared form "io_uring", or "epoll" and why.
+find_backend() {
+    if [ -n "${OYEZ_BACKEND:-}" ] || ! wants shared; then
+        echo "${OYEZ_BACKEND:-epoll}"
+        return
+    fi
+    cat >"$build/backend.c" <<'END'
+#include "oyez.h"
+#include <stdio.h>
+int main(void)
+{
+    oyez_events events = OYEZ_EVENTS_INIT;
+    oyez_server_options options = OYEZ_SERVER_OPTIONS_INIT;
+    options.backend = OYEZ_BACKEND_IO_URING;
+    if (oyez_server_new_events(&events, NULL, &options) > 0)
+        puts("shared form io_uring, static form epoll");
+    else
+        printf("epoll (%s)\n", oyez_error_message(NULL));
+    return 0;
+}
+END
+    "$cc" "${warnings[@]}" -I"$include" "$build/backend.c" -L"$library" -loyez -Wl,-rpath,"$library" \
+        -o "$build/backend" && "$build/backend"
+}
+
 run_all() {
     local name form
+    local -A backends=([shared]=${OYEZ_BACKEND:-auto} [static]=${OYEZ_BACKEND:-epoll})
     for form in shared static; do
         wants $form || continue
         for name in "${tests[@]}"; do
@@ -117,7 +145,8 @@ run_all() {
             fi
             take_turn
             (
-                OYEZ_LIBRARY="$library/liboyez.so" "$build/$name.$form" >"$build/$name.$form.out" 2>&1
+                OYEZ_BACKEND=${backends[$form]} OYEZ_LIBRARY="$library/liboyez.so" "$build/$name.$form" \
+                    >"$build/$name.$form.out" 2>&1
                 echo $? >"$build/$name.$form.code"
             ) &
             programs+=("$name.$form")
@@ -128,6 +157,7 @@ run_all() {
 
 report() {
     local program line passed=0 skipped=0
+    echo "event servers: $backend"
     for program in "${programs[@]}"; do
         echo "== $program"
         cat "$build/$program.out"
@@ -155,5 +185,6 @@ if [ -n "${TESTS:-}" ]; then
 fi
 check_header
 compile_all
+backend=$(find_backend) || problem "compile the program that asks for the backend"
 run_all
 report

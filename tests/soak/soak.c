@@ -328,6 +328,10 @@ static void soak_events(const int *pipes)
     oyez_server_options options = options_of(OYEZ_DEFAULT);
     oyez_events events = OYEZ_EVENTS_INIT;
     options.workers = 2;
+    oyez_server first = oyez_server_new_events(&events, NULL, &options);
+    if (first < 0 && oyez_error_code(NULL) == OYEZ_UNSUPPORTED)
+        check_skip(oyez_error_message(NULL));
+    CHECK_WORKS(oyez_server_close(first));
     events.on_open = handle_open;
     events.on_data = handle_data;
     served server = serve_events(OVER_TCP, &events, NULL, &options);

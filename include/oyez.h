@@ -1058,8 +1058,8 @@ int32_t oyez_conn_abort(oyez_conn connection);
    >= 0  the descriptor, blocking and close-on-exec; the caller closes it
    -1    errno and oyez_last_error() are set; the connection is as it was
  Errors
-   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it, or output is queued; an event server, from another
-                          thread
+   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it, or output is queued, or input has come that on_data
+                          has not seen yet: try again from there; an event server, from another thread
    OYEZ_CLOSED, OYEZ_FORKED
  Threads: any. Since 0.1.
  */
@@ -1348,15 +1348,16 @@ int32_t oyez_server_poll_fd(oyez_server server);
 
  oyez_server_listen(), _run() or _start(), _stop(), _wait() and _close() are used as with any server; a loop of one's
  own drives it by oyez_server_poll() instead. The options' model is not looked at; `workers` is the number of
- threads. A connection stays on one of them, that which had fewest when it was accepted.
+ threads, `backend` by what they wait. A connection stays on one of them, that which had fewest when it was accepted.
 
- In an event server oyez_conn_write() never waits: it sends what the kernel takes and queues the rest, up to
- max_output. oyez_conn_close() sends what is queued first. Where the peer has ended its side, the connection is closed
+ In an event server oyez_conn_write() never waits: what the kernel does not take is queued, up to max_output. What is
+ written may leave when the function of the server has returned, together with what other connections write: an error
+ of the connection is then told by on_close. oyez_conn_close() sends what is queued first. Where the peer has ended its side, the connection is closed
  once what is queued, and what on_drain adds, is sent; a program that answers later pauses the connection until then.
  idle_timeout_ms counts from the last input or output, lifetime_ms from on_open, write_timeout_ms while output waits
  and none of it is taken, and read_timeout_ms from on_open to the first input, and whenever on_data has left some,
- until it consumes more; not while the connection is paused. A stop closes idle connections at once, those that have been served and have nothing
- queued or left over and are not paused; the others have drain_ms.
+ until it consumes more; not while the connection is paused. A stop closes idle connections at once, those that have
+ been served and have nothing queued or left over and are not paused; the others have drain_ms.
 
  Parameters
    events   borrowed; copied
@@ -1367,9 +1368,10 @@ int32_t oyez_server_poll_fd(oyez_server server);
    -1   errno and oyez_last_error() are set
  Errors
    OYEZ_INVALID_ARGUMENT  events is NULL; a wrong struct; an option is out of its range
-   OYEZ_UNSUPPORTED       a struct sets a field that this library does not know
+   OYEZ_UNSUPPORTED       a struct sets a field that this library does not know; OYEZ_BACKEND_IO_URING was asked for
+                          and cannot be had
    OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOMEM) descriptors or memory; 1024 servers are open
- Threads: any. Since 0.1. See epoll(7).
+ Threads: any. Since 0.1. See epoll(7), io_uring(7).
  */
 oyez_server oyez_server_new_events(const struct oyez_events *events,
                                    void *user,

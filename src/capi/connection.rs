@@ -200,8 +200,8 @@ pub extern "C" fn oyez_conn_abort(connection: oyez_conn) -> i32 {
 ///   >= 0  the descriptor, blocking and close-on-exec; the caller closes it
 ///   -1    errno and oyez_last_error() are set; the connection is as it was
 /// Errors
-///   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it, or output is queued; an event server, from another
-///                          thread
+///   OYEZ_INVALID_ARGUMENT  (EBUSY) another thread is in a call on it, or output is queued, or input has come that on_data
+///                          has not seen yet: try again from there; an event server, from another thread
 ///   OYEZ_CLOSED, OYEZ_FORKED
 /// Threads: any. Since 0.1.
 #[unsafe(no_mangle)]

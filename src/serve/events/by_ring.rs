@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::super::connection::Ending;
-use super::conn::{Place, Receive, State};
+use super::conn::{Place, Receive, Room, State};
 use super::event_loop::EventLoop;
 use crate::deadline::Deadline;
 use crate::error::{Code, Error};
@@ -163,10 +163,10 @@ impl EventLoop {
             }
             _ => {}
         }
-        if conn.flying == 0 && !conn.output.is_empty() {
+        if conn.flying == 0 && !conn.output.is_empty() && conn.room != Room::Short {
             let (bytes, from) = conn.output.take();
             let length = bytes.len() - from;
-            match ring.send(conn.socket, token, bytes, from, !conn.writable) {
+            match ring.send(conn.socket, token, bytes, from, conn.room == Room::Full) {
                 Ok(()) => conn.flying = u32::try_from(length).unwrap_or(u32::MAX),
                 Err(_) => connections.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort),
             }

@@ -35,8 +35,8 @@ pub struct Conn {
     pub state: State,
     /// There may be something to read.
     pub readable: bool,
-    /// The kernel takes output.
-    pub writable: bool,
+    /// Whether the kernel takes output.
+    pub room: Room,
     /// Whether the ring receives.
     pub receive: Receive,
     /// The peer has ended its side, is gone, or uses urgent data: a short read is not the last one.
@@ -55,6 +55,17 @@ pub struct Conn {
     pub goes_on: bool,
     /// on_data has seen something of it.
     pub served: bool,
+}
+
+/// Whether the kernel takes output of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It does.
+    Free,
+    /// Its queue is full; it will tell when it is no longer.
+    Full,
+    /// It had no memory, and will not tell when it has: that is tried again.
+    Short,
 }
 
 /// Whether the ring receives from a connection.
@@ -98,7 +109,7 @@ impl Conn {
             // Its first bytes may be there already.
             readable: true,
             watched: false,
-            writable: true,
+            room: Room::Free,
             receive: Receive::None,
             hung_up: false,
             ended: false,

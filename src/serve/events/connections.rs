@@ -11,7 +11,7 @@ use super::super::Server;
 use super::super::connection::{Ending, gone};
 use super::super::counters;
 use super::super::linger::{PATIENCE, Peer, drop_input, has_arrived};
-use super::conn::{Conn, Place, Receive, State, Table, Why};
+use super::conn::{Conn, Place, Receive, Room, State, Table, Why};
 use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
 use crate::deadline::{self, Deadline};
@@ -72,6 +72,9 @@ pub enum Next {
 /// would cost more than the system call.
 const DIRECT: usize = 4096;
 
+/// How many ticks the kernel may be without memory for a connection's output before that is over.
+const SHORTAGE: u32 = (2000 / TICK_MS) as u32;
+
 /// How many vectors are kept to be used again, and how large each may be.
 const SPARE: usize = 1024;
 const SPARE_SIZE: usize = 16 * 1024;
@@ -115,6 +118,7 @@ impl Conn {
             (after(self.active, limits.idle), "the connection was silent for too long"),
             (if reads { after(self.incomplete, limits.read) } else { NEVER }, "input stayed incomplete for too long"),
             (if self.waits == NEVER { NEVER } else { after(self.waits, limits.write) }, "output was not taken in time"),
+            (if self.room == Room::Short { now.saturating_add(1) } else { NEVER }, ""),
         ];
         let first = ends.iter().min_by_key(|(due, _)| *due).copied().unwrap_or((NEVER, ""));
         (first.0, (first.0 <= now).then_some(first.1))
@@ -202,6 +206,14 @@ impl Connections {
             let Some(place) = self.table.place(index) else { continue };
             self.end_lingering(server, place);
             let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { continue };
+            if conn.room == Room::Short {
+                if now.saturating_sub(conn.waits) > SHORTAGE {
+                    return Some((place, Error::system("write", Errno::NOBUFS)));
+                }
+                conn.room = Room::Free;
+                self.go_on_later(place);
+            }
+            let Some(conn) = self.table.get(place) else { continue };
             match conn.due(now) {
                 (_, Some(cause)) => {
                     return Some((place, Error::system("wait", Errno::AGAIN).because(format_args!("{cause}"))));
@@ -340,9 +352,10 @@ impl Connections {
             return false;
         };
         conn.flying = 0;
+        let short = outcome.is_err_and(is_shortage);
         let sent = match outcome {
             Ok(sent) => sent,
-            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => 0,
             Err(errno) => {
                 self.finish(place, Some(Error::system("write", errno).with_code(Code::Closed)), Ending::Abort);
                 self.recycle(bytes);
@@ -357,16 +370,11 @@ impl Connections {
         }
         if from + sent < bytes.len() {
             // The kernel takes no more: now that is waited for.
-            conn.writable = false;
             if conn.output.put_back(bytes, from + sent).is_err() {
                 self.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort);
                 return false;
             }
-            let now = self.time();
-            if let Some(conn) = self.table.get(place) {
-                conn.waits = now;
-            }
-            self.arm(place);
+            self.hold_back(place, short, sent > 0);
             self.go_on_later(place);
             return false;
         }
@@ -376,7 +384,7 @@ impl Connections {
             self.recycle(bytes);
             return false;
         }
-        let waited = !std::mem::replace(&mut conn.writable, true);
+        let waited = std::mem::replace(&mut conn.room, Room::Free) != Room::Free;
         conn.waits = NEVER;
         let goes_on = conn.state == State::Open;
         self.recycle(bytes);
@@ -396,7 +404,11 @@ impl Connections {
             conn.output = output;
             match sent {
                 Ok(0) => {
-                    conn.writable = false;
+                    conn.room = Room::Full;
+                    return false;
+                }
+                Err(errno) if is_shortage(errno) => {
+                    self.hold_back(place, true, false);
                     return false;
                 }
                 Ok(sent) => {
@@ -428,7 +440,7 @@ impl Connections {
         let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else {
             return Err(gone("oyez_conn_write"));
         };
-        let may_send = conn.output.is_empty() && conn.writable && conn.flying == 0;
+        let may_send = conn.output.is_empty() && conn.room == Room::Free && conn.flying == 0;
         let later = self.by_ring && (bytes.len() < DIRECT || !may_send);
         let sent = if may_send && !later { conn.send(bytes) } else { Ok(0) };
         if sent == Ok(bytes.len()) {
@@ -454,16 +466,15 @@ impl Connections {
     /// not go.
     pub fn send_gathered(&mut self, place: Place) -> bool {
         let by_ring = self.by_ring;
-        let gathered = |conn: &&mut Conn| by_ring && conn.flying == 0 && conn.writable && !conn.output.is_empty();
+        let gathered =
+            |conn: &&mut Conn| by_ring && conn.flying == 0 && conn.room == Room::Free && !conn.output.is_empty();
         if self.table.get(place).filter(gathered).is_none() {
             return false;
         }
         self.flush(place);
         let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return false };
-        if !conn.output.is_empty() && conn.waits == NEVER {
-            let now = self.time();
-            self.table.get(place).into_iter().for_each(|conn| conn.waits = now);
-            self.arm(place);
+        if conn.room == Room::Full {
+            self.hold_back(place, false, false);
         }
         true
     }
@@ -481,6 +492,17 @@ impl Connections {
         Ok(())
     }
 
+    /// The kernel takes no output of a connection for now: its queue is full, or it is short of memory.
+    fn hold_back(&mut self, place: Place, short: bool, progress: bool) {
+        let now = self.time();
+        let Some(conn) = self.table.get(place) else { return };
+        conn.room = if short { Room::Short } else { Room::Full };
+        if conn.waits == NEVER || progress {
+            conn.waits = now;
+        }
+        self.arm(place);
+    }
+
     /// Takes a vector to be used again.
     pub fn recycle(&mut self, mut bytes: Vec<u8>) {
         if self.spare.len() < SPARE && bytes.capacity() <= SPARE_SIZE && self.spare.try_reserve(1).is_ok() {
@@ -494,8 +516,10 @@ impl Connections {
     pub fn queue_rest(&mut self, place: Place, bytes: &[u8], sent: std::result::Result<usize, Errno>) -> Result<usize> {
         let now = self.now;
         let Some(conn) = self.table.get(place) else { return Ok(0) };
+        let short = sent.is_err_and(is_shortage);
         let sent = match sent {
             Ok(sent) => sent,
+            Err(errno) if is_shortage(errno) => 0,
             Err(errno) => {
                 let error = Error::system("write", errno).with_code(Code::Closed);
                 self.finish(place, Some(error.clone()), Ending::Abort);
@@ -509,7 +533,6 @@ impl Connections {
         if rest.is_empty() {
             return Ok(0);
         }
-        conn.writable = false;
         if let Err(errno) = conn.output.push(rest) {
             let error = Error::system("write", errno);
             if sent > 0 {
@@ -518,11 +541,7 @@ impl Connections {
             }
             return Err(error);
         }
-        if conn.waits == NEVER {
-            let now = self.time();
-            self.table.get(place).into_iter().for_each(|conn| conn.waits = now);
-            self.arm(place);
-        }
+        self.hold_back(place, short, false);
         // The ring, or the epoll set, is told of it.
         self.go_on_later(place);
         Ok(rest.len())
@@ -626,6 +645,11 @@ impl Connections {
             self.finish(place, Some(stopped("the server's drain time is over")), Ending::Abort);
         }
     }
+}
+
+/// Whether the kernel had no memory for it.
+fn is_shortage(errno: Errno) -> bool {
+    matches!(errno, Errno::NOBUFS | Errno::NOMEM)
 }
 
 fn ended() -> Error {

@@ -19,7 +19,7 @@ use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
 use super::super::linger::{Peer, drop_input};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server, counters};
-use super::conn::{Conn, Place, Receive, State, Why};
+use super::conn::{Conn, Place, Receive, Room, State, Why};
 use super::connections::{Connections, Next, Reading, too_much};
 use super::inbox::Command;
 use super::lane::Lane;
@@ -211,8 +211,10 @@ impl EventLoop {
         // A read ends at urgent data, so that a short one does not mean that there is no more.
         conn.hung_up |= flags.intersects(gone | EventFlags::PRI);
         conn.readable |= flags.intersects(EventFlags::IN | gone);
-        conn.writable |= flags.contains(EventFlags::OUT);
-        if conn.writable && !conn.output.is_empty() {
+        if flags.contains(EventFlags::OUT) {
+            conn.room = Room::Free;
+        }
+        if conn.room == Room::Free && !conn.output.is_empty() {
             drop(connections);
             self.flush(place);
             return self.read(place);
@@ -228,6 +230,11 @@ impl EventLoop {
             return self.settle(ring, place);
         }
         self.watch(place);
+        let waits = |conn: &mut Conn| conn.room == Room::Free && !conn.output.is_empty();
+        let waits = self.connections().table.get(place).is_some_and(waits);
+        if waits {
+            self.flush(place);
+        }
         let reading = self.connections().begin_read(&self.server, place);
         self.go_on_reading(place, reading);
     }
@@ -237,7 +244,8 @@ impl EventLoop {
         let mut connections = self.connections();
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state != State::Over) else { return };
         let events = conn.events();
-        if conn.is_local && std::mem::replace(&mut conn.watched, !conn.writable) == conn.writable {
+        let full = conn.room == Room::Full;
+        if conn.is_local && std::mem::replace(&mut conn.watched, full) != full {
             let _ = epoll::modify(self.lane.epoll(&self.server), conn.socket, token(place), events);
         }
     }
@@ -339,7 +347,7 @@ impl EventLoop {
         let now = connections.turn();
         let by_ring = connections.by_ring;
         let conn = connections.table.get(guest.place)?;
-        let simple = conn.state == State::Open && conn.writable && conn.output.is_empty() && conn.flying == 0;
+        let simple = conn.state == State::Open && conn.room == Room::Free && conn.output.is_empty() && conn.flying == 0;
         let fits = bytes.len() <= self.server.options().max_output;
         if by_ring || !(simple && fits) || guest.slot.queued() > 0 || guest.slot.is_ending() {
             return None;
@@ -622,7 +630,7 @@ impl Conn {
     /// What the kernel is to tell of it. Of a Unix socket it tells that there is room with everything the peer takes, so
     /// that is asked for only where there was none.
     fn events(&self) -> EventFlags {
-        if self.is_local && self.writable { INPUT } else { EVENTS }
+        if self.is_local && self.room != Room::Full { INPUT } else { EVENTS }
     }
 }
 

@@ -50,7 +50,8 @@ impl Server {
     /// Runs until stopped and drained, on this thread.
     pub fn run(self: &Arc<Self>) -> Result<()> {
         self.begin("oyez_server_run")?;
-        if let Err(error) = self.catch_signals() {
+        if let Err(error) = self.make_rings().and_then(|()| self.catch_signals()) {
+            self.drop_rings();
             self.life().phase = Phase::New;
             return Err(error);
         }
@@ -62,6 +63,9 @@ impl Server {
         self.remember_mask(mask);
         let no_sigpipe = self.is_sequential().then(NoSigpipe::new);
         let outcome = self.run_to_the_end();
+        if matches!(self.backend(), Some(Choice::IoUring(_))) {
+            crate::sys::ring::settle();
+        }
         drop(no_sigpipe);
         signal::restore(mask);
         outcome
@@ -70,11 +74,12 @@ impl Server {
     /// Runs on a thread of its own.
     pub fn start(self: &Arc<Self>) -> Result<()> {
         self.begin("oyez_server_start")?;
-        let started = self.catch_signals().and_then(|()| {
+        let started = self.make_rings().and_then(|()| self.catch_signals()).and_then(|()| {
             self.remember_mask(signal::block(Signals::of(&[])));
             self.make_runner().map_err(|errno| diagnose::for_tasks(Error::system("pthread_create", errno)))
         });
         if started.is_err() {
+            self.drop_rings();
             self.release_signals();
             self.life().phase = Phase::New;
         }
@@ -138,11 +143,8 @@ impl Server {
     }
 
     fn run_to_the_end(self: &Arc<Self>) -> Result<()> {
-        if let Some(Choice::Epoll(Some(refusal))) = self.backend() {
-            self.report_no_ring(refusal);
-        }
         let outcome = self.start_workers().and_then(|()| {
-            let ran = on_lane(self, 0, None, self.make_ring()?, |_| self.loop_until_drained());
+            let ran = on_lane(self, 0, None, |_| self.loop_until_drained());
             ran.map_err(|errno| Error::system("oyez_server_run", errno))?.0
         });
         self.end_workers();

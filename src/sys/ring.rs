@@ -23,9 +23,9 @@ use rustix::mm::{Advice, MapFlags, ProtFlags};
 use crate::deadline::Deadline;
 
 /// How many entries may be told to the kernel at once.
-const ENTRIES: u32 = 512;
+const ENTRIES: u32 = 256;
 /// How many completions may wait to be looked at. The kernel keeps what is more, at a cost.
-const COMPLETIONS: u32 = 4096;
+const COMPLETIONS: u32 = 2048;
 /// Buffers for input, a power of two, and the size of each.
 const BUFFERS: u16 = 512;
 /// How much one buffer holds.
@@ -55,6 +55,8 @@ pub enum Event<'a> {
         input: Result<Input<'a>, Errno>,
         /// There will be more events of this receive.
         goes_on: bool,
+        /// There was more in the kernel.
+        has_more: bool,
     },
     /// Bytes of the connection with that token were sent.
     Sent {
@@ -119,24 +121,31 @@ struct Flight {
 }
 
 impl Ring {
-    /// A ring for this thread.
-    pub fn new() -> Result<Self, Errno> {
+    /// A ring for one thread, which is to [`Ring::enable`] it.
+    pub fn new() -> Result<Self, Refusal> {
         let ring = IoUring::builder()
             .dontfork()
+            .setup_r_disabled()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_submit_all()
             .setup_clamp()
             .setup_cqsize(COMPLETIONS)
             .build(ENTRIES)
-            .map_err(errno)?;
-        let buffers = Buffers::new()?;
+            .map_err(|error| Refusal { step: "io_uring_setup", errno: errno(error) })?;
+        let buffers = Buffers::new().map_err(|errno| Refusal { step: "mmap", errno })?;
         let address = buffers.entries.as_ptr() as u64;
         // SAFETY: the buffers' mapping, which outlives the ring: see the order of the fields, and `drop`.
-        unsafe { ring.submitter().register_buf_ring_with_flags(address, BUFFERS, GROUP, 0) }.map_err(errno)?;
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, BUFFERS, GROUP, 0) }
+            .map_err(|error| Refusal { step: "io_uring_register", errno: errno(error) })?;
         (0..BUFFERS).for_each(|id| buffers.provide(id));
         let queue = Queue { ring, early: VecDeque::new(), flights: Vec::new(), free: Vec::new(), under_way: 0 };
         Ok(Self { queue: RefCell::new(queue), buffers })
+    }
+
+    /// From now on the ring belongs to this thread.
+    pub fn enable(&self) -> Result<(), Errno> {
+        self.queue.borrow().ring.submitter().register_enable_rings().map_err(errno)
     }
 
     /// Waits once for a descriptor to become readable.
@@ -230,8 +239,12 @@ impl Ring {
         Some(match word & !VALUE {
             POLL => Event::Polled,
             RECEIVE => {
-                let input = |length| Input { buffers: &self.buffers, id: cqueue::buffer_select(flags), length };
-                Event::Received { token: word & VALUE, input: outcome.map(input), goes_on }
+                // Its buffer goes back also where there was an error.
+                let length = outcome.unwrap_or(0);
+                let input = Input { buffers: &self.buffers, id: cqueue::buffer_select(flags), length };
+                let input = outcome.map(|_| input);
+                let has_more = cqueue::sock_nonempty(flags);
+                Event::Received { token: word & VALUE, input, goes_on, has_more }
             }
             SEND => {
                 let index = (word & VALUE) as u32;
@@ -248,12 +261,31 @@ impl Ring {
     }
 }
 
+/// Waits until the kernel has interrupted this thread, whose ring is gone: it does so once, a little later, when it has
+/// taken the ring down, and the program's own next wait is not to be what it interrupts.
+pub fn settle() {
+    use rustix::event::epoll;
+    let Ok(nothing) = epoll::create(epoll::CreateFlags::CLOEXEC) else { return };
+    let mut events = [std::mem::MaybeUninit::<epoll::Event>::uninit()];
+    let _ =
+        epoll::wait(&nothing, &mut events, Deadline::after(std::time::Duration::from_millis(200)).timespec().as_ref());
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Ring")
+    }
+}
+
+// SAFETY: all that it points to belongs to it, and the kernel lets any one thread enable and use it.
+unsafe impl Send for Ring {}
+
 impl Drop for Ring {
     fn drop(&mut self) {
         let queue = self.queue.get_mut();
-        let patience = Deadline::after(std::time::Duration::from_secs(1));
         let _ = queue.submit();
         let _ = queue.ring.submitter().register_sync_cancel(Some(Timespec::new().sec(1)), CancelBuilder::any());
+        let patience = Deadline::after(std::time::Duration::from_secs(1));
         while queue.under_way > 0 && !patience.is_over() && queue.enter(patience).is_ok() {
             let _ = queue.take_early();
             queue.under_way -= queue.early.drain(..).filter(|entry| !cqueue::more(entry.flags())).count();
@@ -354,8 +386,9 @@ impl Buffers {
         let mapping = unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), MAPPING_SIZE, access, flags) }?;
         let entries = NonNull::new(mapping.cast::<BufRingEntry>()).ok_or(Errno::NOMEM)?;
         let buffers = Self { entries, tail: Cell::new(0), keep: Cell::new(false) };
-        // SAFETY: the whole mapping of above. A child gets none of it: the kernel goes on with the parent's pages.
-        unsafe { rustix::mm::madvise(mapping, MAPPING_SIZE, Advice::LinuxDontFork) }?;
+        // SAFETY: the entries of above. A child gets none of them: the kernel goes on with the parent's pages. It gets the
+        // buffers, since a function that forks may go on reading its input there.
+        unsafe { rustix::mm::madvise(mapping, ENTRIES_SIZE, Advice::LinuxDontFork) }?;
         Ok(buffers)
     }
 
@@ -423,6 +456,8 @@ pub fn why(refusal: Refusal) -> &'static str {
             _ => ": a sandbox forbids it",
         },
         Errno::INVAL => ": the kernel is too old, Linux 6.1 is needed",
+        Errno::NOMEM => ": there is no memory, or RLIMIT_MEMLOCK (ulimit -l) is too low",
+        Errno::OPNOTSUPP => ": what it does with connections is not sound before Linux 6.6",
         _ => "",
     }
 }
@@ -434,22 +469,31 @@ static PROBED: OnceLock<Result<(), Refusal>> = OnceLock::new();
 /// On a thread of its own: the kernel takes a ring down in the background, and interrupts the thread that made it while
 /// doing so.
 pub fn probe() -> Result<(), Refusal> {
-    *PROBED.get_or_init(|| {
+    if let Some(outcome) = PROBED.get() {
+        return *outcome;
+    }
+    let outcome = {
         let mut outcome = Err(Refusal { step: "pthread_create", errno: Errno::AGAIN });
         match super::thread::run_apart(&mut || outcome = try_everything()) {
             Ok(()) => outcome,
             Err(errno) => Err(Refusal { step: "pthread_create", errno }),
         }
-    })
+    };
+    match outcome {
+        // It may be otherwise the next time.
+        Err(Refusal { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN, .. }) => outcome,
+        outcome => *PROBED.get_or_init(|| outcome),
+    }
 }
 
 fn try_everything() -> Result<(), Refusal> {
     let step = |step| move |errno| Refusal { step, errno };
     let (here, there) = UnixStream::pair().map_err(errno).map_err(step("socketpair"))?;
-    let ring = Ring::new().map_err(step("io_uring_setup"))?;
+    let ring = Ring::new()?;
+    ring.enable().map_err(step("io_uring_register"))?;
     let failed = step("io_uring_enter");
-    let mut patience = Deadline::after(std::time::Duration::from_secs(1));
-    let (mut polled, mut sent, mut received) = (false, false, 0);
+    let patience = Deadline::after(std::time::Duration::from_secs(1));
+    let (mut polled, mut sent, mut received, mut ended) = (false, false, 0, false);
     ring.poll(there.as_fd()).map_err(failed)?;
     ring.receive(there.as_fd(), 1).map_err(failed)?;
     ring.send(here.as_fd(), 2, b"probe".to_vec(), 0, false).map_err(|_| failed(Errno::NOMEM))?;
@@ -468,7 +512,30 @@ fn try_everything() -> Result<(), Refusal> {
             }
         }
     }
-    ring.cancel_now(1).map_err(step("io_uring_register"))?;
-    patience = Deadline::after(std::time::Duration::ZERO);
-    ring.enter(patience).map_err(failed)
+    // Bytes and the end at once: a kernel may forget the end (CVE-2026-23473).
+    rustix::net::send(&here, b"last", rustix::net::SendFlags::NOSIGNAL).map_err(failed)?;
+    rustix::net::shutdown(&here, rustix::net::Shutdown::Write).map_err(failed)?;
+    while !(ended && received == 9) {
+        if patience.is_over() {
+            return Err(failed(Errno::OPNOTSUPP));
+        }
+        ring.enter(patience).map_err(failed)?;
+        while let Some(event) = ring.next() {
+            if let Event::Received { input, .. } = event {
+                let length = input.map_err(failed)?.len();
+                received += length;
+                ended |= length == 0;
+            }
+        }
+    }
+    ring.receive(there.as_fd(), 3).map_err(failed)?;
+    ring.cancel_now(3).map_err(step("io_uring_register")).map(drop)
+}
+
+/// Whether the kernel's rings are known to be sound with connections: receives that go on by themselves could overflow
+/// the queue of completions before Linux 6.6 (CVE-2023-54030).
+pub fn is_sound() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(|byte: char| !byte.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (6, 6)
 }

@@ -30,6 +30,8 @@ int fault_listen(const char *address);
 /* A plain socket of this kind, bound to HERE and no more, with or without SO_REUSEADDR. */
 int fault_bind(int kind, int reuse);
 const char *fault_user(int user);
+/* From now on this system call ends the process; the test is skipped where that cannot be done. */
+void fault_kill_at_call(int call);
 
 /* For place_neighbour: it calls itself so. */
 void fault_named(void *name);

@@ -28,7 +28,7 @@ include=../../include
 warnings=(-pedantic -Wall -Wextra -Werror)
 helpers=(check watch expect clients places faults serving models storm)
 # Their static form adds nothing to the shared one but time.
-shared_only=(test_dlopen)
+shared_only=(test_dlopen test_events_backend)
 failed=0
 
 problem() {

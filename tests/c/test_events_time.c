@@ -368,7 +368,7 @@ static void others_have_their_time(void)
         int paused = serve_client(server);
         client_send_text(paused, "x");
         client_expect(paused, "x");
-        CHECK_WORKS(oyez_conn_pause(all.last));
+        CHECK_WORKS(oyez_conn_pause(SEEN(all.last)));
         int late = serve_client(server);
         int never = serve_client(server);
         long long start = check_now_ms();

@@ -2,6 +2,8 @@
 
 use std::os::unix::ffi::OsStrExt;
 
+use rustix::io::Errno;
+
 use super::super::options::Backend;
 use super::super::{Level, Options, Server};
 use crate::error::{Code, Error, Result};
@@ -26,9 +28,15 @@ pub fn choose(options: &Options) -> Result<Choice> {
         Backend::Auto => from_environment(FUNCTION)?,
         asked => asked,
     };
+    if asked == Backend::Epoll {
+        // In a sandbox that kills whoever calls io_uring this has to be able to do without.
+        return Ok(Choice::Epoll(None));
+    }
     match (asked, ring::probe()) {
-        (Backend::Epoll, _) => Ok(Choice::Epoll(None)),
-        (Backend::Auto, Err(refusal)) => Ok(Choice::Epoll(Some(refusal))),
+        (Backend::Auto | Backend::Epoll, Err(refusal)) => Ok(Choice::Epoll(Some(refusal))),
+        (Backend::Auto, Ok(())) if !ring::is_sound() => {
+            Ok(Choice::Epoll(Some(Refusal { step: "io_uring", errno: Errno::OPNOTSUPP })))
+        }
         (Backend::IoUring, Err(refusal)) => Err(refused(FUNCTION, refusal)),
         (asked, Ok(())) => Ok(Choice::IoUring(asked == Backend::IoUring)),
     }
@@ -58,21 +66,42 @@ fn refused(function: &'static str, refusal: Refusal) -> Error {
 }
 
 impl Server {
-    /// A ring for the loop that this thread begins to run, if its server has that backend.
-    pub(in super::super) fn make_ring(&self) -> Result<Option<Ring>> {
-        let Some(Choice::IoUring(required)) = self.backend() else { return Ok(None) };
-        match Ring::new() {
-            Ok(ring) => Ok(Some(ring)),
-            Err(errno) if required => Err(crate::diagnose::for_limits(Error::system("io_uring_setup", errno))),
-            Err(errno) => {
-                self.report_no_ring(Refusal { step: "io_uring_setup", errno });
-                Ok(None)
+    /// Makes rings for all loops, if the server has that backend: a thread that runs a loop takes and enables its own.
+    pub(in super::super) fn make_rings(&self) -> Result<()> {
+        let required = match self.backend() {
+            None | Some(Choice::Epoll(None)) => return Ok(()),
+            Some(Choice::Epoll(Some(refusal))) => {
+                self.report_no_ring(refusal);
+                return Ok(());
             }
+            Some(Choice::IoUring(required)) => required,
+        };
+        for lane in self.lanes() {
+            let Refusal { step, errno } = match Ring::new() {
+                Ok(ring) => {
+                    lane.keep_ring(Some(ring));
+                    continue;
+                }
+                Err(refusal) => refusal,
+            };
+            // All or none, so that a server is not half as fast for no visible reason.
+            self.drop_rings();
+            if required {
+                return Err(crate::diagnose::for_limits(Error::system(step, errno)));
+            }
+            self.report_no_ring(Refusal { step, errno });
+            break;
         }
+        Ok(())
+    }
+
+    /// Lets go of rings that no thread has taken.
+    pub(in super::super) fn drop_rings(&self) {
+        self.lanes().iter().for_each(|lane| lane.keep_ring(None));
     }
 
     /// Reports that epoll is used although io_uring was wanted.
-    pub(in super::super) fn report_no_ring(&self, refusal: Refusal) {
+    fn report_no_ring(&self, refusal: Refusal) {
         let Refusal { step, errno } = refusal;
         let error = Error::system(step, errno);
         let why = ring::why(refusal);

@@ -11,8 +11,8 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 
 use super::super::connection::Ending;
-use super::conn::{Place, Receive, Room, State};
-use super::event_loop::EventLoop;
+use super::conn::{Pace, Place, Receive, Room, State};
+use super::event_loop::{EventLoop, INPUT, token};
 use crate::deadline::Deadline;
 use crate::error::{Code, Error};
 use crate::sys::ring::{self, Ring};
@@ -50,8 +50,8 @@ impl EventLoop {
             match ring.next() {
                 None => return,
                 Some(ring::Event::Polled) => self.polling.set(false),
-                Some(ring::Event::Received { token, input, goes_on }) => {
-                    self.on_received(ring, Place::of_token(token), input, goes_on);
+                Some(ring::Event::Received { token, input, goes_on, has_more }) => {
+                    self.on_received(Place::of_token(token), input, goes_on, has_more);
                 }
                 Some(ring::Event::Sent { token, bytes, from, outcome }) => {
                     let place = Place::of_token(token);
@@ -59,7 +59,10 @@ impl EventLoop {
                     if drained {
                         self.drained(place);
                     }
-                    self.connections().close_if_stopping(place);
+                    let mut connections = self.connections();
+                    if connections.stopping {
+                        connections.go_on_later(place);
+                    }
                 }
                 Some(ring::Event::Other) => {}
             }
@@ -69,31 +72,37 @@ impl EventLoop {
     /// Looks at all that the ring can tell by then.
     pub(super) fn look_at_ring(&self, deadline: Deadline) {
         let Some(ring) = &self.ring else { return };
-        self.check_ring(ring.enter(deadline));
-        while ring.waiting() > 0 {
-            self.look_at(ring);
+        loop {
+            // The kernel does only some of what it has put off each time.
+            self.check_ring(ring.enter(deadline));
+            if ring.waiting() == 0 {
+                return;
+            }
+            while ring.waiting() > 0 {
+                self.look_at(ring);
+            }
         }
     }
 
-    fn on_received(&self, ring: &Ring, place: Place, input: Result<ring::Input<'_>, Errno>, goes_on: bool) {
+    fn on_received(&self, place: Place, input: Result<ring::Input<'_>, Errno>, goes_on: bool, has_more: bool) {
         let mut connections = self.connections();
         let now = connections.turn();
         let Some(conn) = connections.table.get(place) else {
-            return connections.end_lingering_receive(
-                &self.server,
-                ring,
-                place,
-                input.map(|input| input.len()),
-                goes_on,
-            );
+            let received = input.map(|input| input.len());
+            let watch = connections.end_lingering_receive(&self.server, place, received, goes_on);
+            drop(connections);
+            return if watch {
+                self.watch_lingering(place)
+            };
         };
         if !goes_on {
             conn.receive = Receive::None;
         }
+        conn.readable = has_more || matches!(input, Err(Errno::NOBUFS));
         match input {
             Ok(input) if input.is_empty() => {
                 // A paused connection hears of the end when it goes on: receiving says it again.
-                if !(conn.state == State::Open && conn.paused) {
+                if !(conn.state == State::Open && conn.pace == Pace::Paused) {
                     connections.end_of_stream(place);
                 }
             }
@@ -110,10 +119,9 @@ impl EventLoop {
                 connections.finish(place, Some(why), Ending::Abort);
             }
         }
-        if !goes_on {
+        if !goes_on || connections.stopping {
             connections.go_on_later(place);
         }
-        connections.close_if_stopping(place);
     }
 
     /// Gives input to the program, or keeps it.
@@ -123,8 +131,9 @@ impl EventLoop {
         while !rest.is_empty() {
             let mut connections = self.connections();
             let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else { return };
-            if conn.paused || !conn.input.is_empty() {
-                let paused = conn.paused;
+            let paused = conn.pace == Pace::Paused;
+            if paused || !conn.input.is_empty() {
+                conn.unseen = true;
                 connections.keep(place, rest);
                 drop(connections);
                 if !paused {
@@ -135,6 +144,7 @@ impl EventLoop {
             let guest = conn.guest(place);
             drop(connections);
             let (part, behind) = rest.split_at(rest.len().min(window));
+            self.unseen(place, !behind.is_empty());
             let consumed = self.deliver(guest, Some(part));
             rest = behind;
             let left = part.get(consumed..).unwrap_or_default();
@@ -143,6 +153,12 @@ impl EventLoop {
                 connections.keep(place, left);
                 connections.limit_input(&self.server, place);
             }
+        }
+    }
+
+    fn unseen(&self, place: Place, unseen: bool) {
+        if let Some(conn) = self.connections().table.get(place) {
+            conn.unseen = unseen;
         }
     }
 
@@ -155,9 +171,11 @@ impl EventLoop {
         match (conn.receive, conn.wants_input()) {
             (Receive::None, true) => {
                 outcome = ring.receive(conn.socket, token);
-                conn.receive = if outcome.is_ok() { Receive::UnderWay } else { Receive::None };
+                conn.receive = if outcome.is_ok() { Receive::Begun } else { Receive::None };
             }
-            (Receive::UnderWay, false) => {
+            // What had come already has been told by now.
+            (Receive::Begun, true) => conn.receive = Receive::UnderWay,
+            (Receive::Begun | Receive::UnderWay, false) => {
                 outcome = ring.cancel(token);
                 conn.receive = Receive::Ending;
             }
@@ -169,6 +187,15 @@ impl EventLoop {
             match ring.send(conn.socket, token, bytes, from, conn.room == Room::Full) {
                 Ok(()) => conn.flying = u32::try_from(length).unwrap_or(u32::MAX),
                 Err(_) => connections.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort),
+            }
+        }
+        if connections.stopping {
+            // It counts as idle when everything that has come of it has been looked at.
+            let begun = connections.table.get(place).is_some_and(|conn| conn.receive == Receive::Begun);
+            if begun || ring.waiting() > 0 {
+                connections.go_on_later(place);
+            } else {
+                connections.close_if_stopping(place);
             }
         }
         drop(connections);
@@ -189,17 +216,19 @@ impl EventLoop {
         }
     }
 
-    /// A connection that lingers is to be received from.
+    /// A connection lingers and nothing is received from it: the epoll set tells when there is something to drop.
     pub(super) fn watch_lingering(&self, place: Place) {
-        let Some(ring) = &self.ring else { return };
+        if self.ring.is_none() {
+            return;
+        }
         let mut connections = self.connections();
         let Some(lingering) = connections.table.lingering(place).filter(|lingering| !lingering.receiving) else {
             return;
         };
-        let outcome = ring.receive(std::os::fd::AsFd::as_fd(&lingering.socket), place.token());
-        lingering.receiving = outcome.is_ok();
-        drop(connections);
-        self.check_ring(outcome);
+        let set = self.lane.epoll(&self.server);
+        if epoll::add(set, &lingering.socket, token(place), INPUT).is_err() {
+            connections.end_lingering(&self.server, place);
+        }
     }
 
     /// A ring that does not work ends the server.

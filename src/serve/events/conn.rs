@@ -47,14 +47,14 @@ pub struct Conn {
     pub watched: bool,
     /// The peer has ended the stream: what is queued is sent, and what on_drain adds, and that is all.
     pub ended: bool,
-    /// The program reads nothing for a while.
-    pub paused: bool,
-    /// It goes on: what was left is given again, once.
-    pub resumed: bool,
+    /// Whether the program reads.
+    pub pace: Pace,
     /// It is on the list of those that go on in the next turn.
     pub goes_on: bool,
     /// on_data has seen something of it.
     pub served: bool,
+    /// There is input that on_data has not seen, here and no longer in the kernel.
+    pub unseen: bool,
 }
 
 /// Whether the kernel takes output of a connection.
@@ -68,11 +68,24 @@ pub enum Room {
     Short,
 }
 
+/// Whether the program reads from a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It does.
+    Reading,
+    /// Not for a while.
+    Paused,
+    /// It goes on: what was left is given again, once.
+    Resumed,
+}
+
 /// Whether the ring receives from a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
     /// It does not.
     None,
+    /// It is about to: what has come already is not known yet.
+    Begun,
     /// It does.
     UnderWay,
     /// It does, and has been told to end that.
@@ -113,10 +126,10 @@ impl Conn {
             receive: Receive::None,
             hung_up: false,
             ended: false,
-            paused: false,
-            resumed: false,
+            pace: Pace::Reading,
             goes_on: false,
             served: false,
+            unseen: false,
         }
     }
 
@@ -128,7 +141,7 @@ impl Conn {
     /// Whether a stop may close it at once: it has been served, and nothing is under way.
     pub fn is_idle(&self) -> bool {
         let quiet = self.input.is_empty() && self.owned.slot().queued() == 0 && !self.readable;
-        self.state == State::Open && self.served && quiet && !self.paused
+        self.state == State::Open && self.served && quiet && self.pace != Pace::Paused
     }
 }
 

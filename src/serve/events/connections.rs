@@ -1,5 +1,6 @@
 //! The connections of an event loop, and what is noted of each between two steps. Nothing here calls the program.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use super::super::Server;
 use super::super::connection::{Ending, gone};
 use super::super::counters;
 use super::super::linger::{PATIENCE, Peer, drop_input, has_arrived};
-use super::conn::{Conn, Place, Receive, Room, State, Table, Why};
+use super::conn::{Conn, Pace, Place, Receive, Room, State, Table, Why};
 use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
 use crate::deadline::{self, Deadline};
@@ -29,8 +30,10 @@ pub struct Connections {
     pub go_on: VecDeque<Place>,
     /// Connections that are over.
     pub over: VecDeque<(Place, Why, Ending)>,
-    /// The clock at the first tick.
+    /// The clock at the first tick. Time in which the process did not run is left out, by moving this.
     start: u64,
+    /// The clock at which the loop was to look again at the latest; 0 where somebody else decides when it looks.
+    expected: Cell<u64>,
     /// The tick of this turn, while there is a connection whose time may be over.
     now: u32,
     /// The stop has been noticed.
@@ -72,6 +75,9 @@ pub enum Next {
 /// would cost more than the system call.
 const DIRECT: usize = 4096;
 
+/// A loop that looks so many nanoseconds later than it was to look has not run meanwhile.
+const GAP: u64 = 1_000_000_000;
+
 /// How many ticks the kernel may be without memory for a connection's output before that is over.
 const SHORTAGE: u32 = (2000 / TICK_MS) as u32;
 
@@ -82,7 +88,7 @@ const SPARE_SIZE: usize = 16 * 1024;
 impl Conn {
     /// Whether input is wanted.
     pub fn wants_input(&self) -> bool {
-        (self.state == State::Closing || (self.state == State::Open && !self.paused)) && !self.ended
+        (self.state == State::Closing || (self.state == State::Open && self.pace != Pace::Paused)) && !self.ended
     }
 
     pub fn may_read(&self) -> bool {
@@ -112,7 +118,7 @@ impl Conn {
             // One more, because the first tick may be almost over.
             limit => since.saturating_add(limit.div_ceil(TICK_MS as u32)).saturating_add(1),
         };
-        let reads = !self.paused && (!self.served || !self.input.is_empty());
+        let reads = self.pace != Pace::Paused && (!self.served || !self.input.is_empty());
         let ends = [
             (after(self.opened, limits.lifetime), "the connection's lifetime is over"),
             (after(self.active, limits.idle), "the connection was silent for too long"),
@@ -134,6 +140,7 @@ impl Connections {
             go_on: VecDeque::new(),
             over: VecDeque::new(),
             start: deadline::clock(),
+            expected: Cell::new(0),
             now: 0,
             stopping: false,
             by_ring: false,
@@ -143,9 +150,21 @@ impl Connections {
 
     /// Looks at the clock, where a connection's time may be over.
     pub fn begin_turn(&mut self) {
-        if !self.wheel.is_empty() {
-            self.refresh();
+        if self.wheel.is_empty() {
+            return;
         }
+        let late = deadline::clock().saturating_sub(self.expected.get());
+        if self.expected.get() != 0 && late > GAP {
+            // The process was stopped, or a function of the program has held the loop up. What its clients have sent
+            // meanwhile is yet to be read: none of them was silent for that.
+            self.start = self.start.saturating_add(late);
+        }
+        self.refresh();
+    }
+
+    /// Somebody else decides when the loop looks.
+    pub fn is_driven(&self) {
+        self.expected.set(0);
     }
 
     /// Looks at the clock.
@@ -168,11 +187,15 @@ impl Connections {
 
     /// When there is something to do although nothing happens.
     pub fn next_look(&self) -> Deadline {
+        let Some(tick) = self.wheel.next_tick() else {
+            let waits = self.go_on.is_empty() && self.over.is_empty();
+            return if waits { Deadline::NEVER } else { Deadline::after(Duration::ZERO) };
+        };
+        let time = self.start.saturating_add(u64::from(tick) * TICK_MS * 1_000_000);
+        self.expected.set(time);
         if !self.go_on.is_empty() || !self.over.is_empty() {
             return Deadline::after(Duration::ZERO);
         }
-        let Some(tick) = self.wheel.next_tick() else { return Deadline::NEVER };
-        let time = self.start.saturating_add(u64::from(tick) * TICK_MS * 1_000_000);
         Deadline::after(deadline::clock_left(time))
     }
 
@@ -227,6 +250,10 @@ impl Connections {
 
     /// The connection is over.
     pub fn finish(&mut self, place: Place, why: Why, ending: Ending) {
+        if ending == Ending::Close {
+            // What was written in this turn.
+            self.send_gathered(place);
+        }
         let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return };
         conn.state = State::Over;
         conn.owned.slot().begin_to_end();
@@ -328,7 +355,7 @@ impl Connections {
         let Some(conn) = self.table.get(place) else { return };
         let (length, most) = (conn.input.len(), server.options().max_input);
         // A program that pauses has reasons, and nothing is added meanwhile.
-        if length > most && !conn.paused {
+        if length > most && conn.pace != Pace::Paused {
             let cause = format_args!("{length} bytes of input were not consumed, more than max_input, {most}");
             let error = Error::new(Code::LimitReached, "read", cause).with_errno(Errno::MSGSIZE);
             self.finish(place, Some(error), Ending::Close);
@@ -380,6 +407,9 @@ impl Connections {
         }
         let drained = conn.output.is_empty();
         if !drained {
+            if conn.waits != NEVER {
+                conn.waits = now;
+            }
             self.go_on_later(place);
             self.recycle(bytes);
             return false;
@@ -562,22 +592,22 @@ impl Connections {
         self.table.free(place).map(|lingering| lingering.socket)
     }
 
-    /// A receive of the ring on a connection that lingers has brought something, which is dropped.
+    /// A receive of the ring on a connection that lingers has brought something, which is dropped. True where the epoll
+    /// set has to watch it from now on: a peer that sends without end would take the buffers of the others.
     pub fn end_lingering_receive(
         &mut self,
         server: &Server,
-        ring: &Ring,
         place: Place,
         received: std::result::Result<usize, Errno>,
         goes_on: bool,
-    ) {
-        let Some(lingering) = self.table.lingering(place) else { return };
+    ) -> bool {
+        let Some(lingering) = self.table.lingering(place) else { return false };
         lingering.receiving = goes_on;
-        let over = !matches!(received, Ok(1..) | Err(Errno::NOBUFS | Errno::INTR | Errno::AGAIN));
-        if over || (!goes_on && ring.receive(lingering.socket.as_fd(), place.token()).is_err()) {
-            return self.end_lingering(server, place);
+        let more = Err(Errno::NOBUFS) == received || Err(Errno::CANCELED) == received || matches!(received, Ok(1..));
+        if !more {
+            self.end_lingering(server, place);
         }
-        lingering.receiving = true;
+        more && !goes_on
     }
 
     /// Something happened on a connection that lingers.
@@ -624,13 +654,17 @@ impl Connections {
         let place = self.go_on.pop_front()?;
         let conn = self.table.get(place)?;
         conn.goes_on = false;
-        let again = std::mem::take(&mut conn.resumed) && !conn.input.is_empty() && !conn.paused;
+        let again = conn.pace == Pace::Resumed && !conn.input.is_empty();
+        if conn.pace == Pace::Resumed {
+            conn.pace = Pace::Reading;
+        }
         (conn.state != State::Over).then_some((place, again))
     }
 
     /// Closes a connection that is idle while the server stops.
     pub fn close_if_stopping(&mut self, place: Place) {
-        if self.stopping && self.table.get(place).is_some_and(|conn| conn.is_idle()) {
+        let looked = |conn: &Conn| !self.by_ring || conn.receive == Receive::UnderWay;
+        if self.stopping && self.table.get(place).is_some_and(|conn| conn.is_idle() && looked(conn)) {
             self.finish(place, Some(stopped("the server stops")), Ending::Close);
         }
     }

@@ -19,7 +19,7 @@ use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
 use super::super::linger::{Peer, drop_input};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server, counters};
-use super::conn::{Conn, Place, Receive, Room, State, Why};
+use super::conn::{Conn, Pace, Place, Receive, Room, State, Why};
 use super::connections::{Connections, Next, Reading, too_much};
 use super::inbox::Command;
 use super::lane::Lane;
@@ -35,7 +35,7 @@ pub const BUFFER: usize = 64 * 1024;
 const READS: usize = 4;
 
 /// What the kernel is asked to tell: each change once.
-const INPUT: EventFlags = EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
+pub const INPUT: EventFlags = EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
 
 /// The same, and that there is room for output.
 const EVENTS: EventFlags = INPUT.union(EventFlags::OUT);
@@ -129,6 +129,11 @@ impl EventLoop {
     /// When it has something to do although nothing happens.
     pub fn next_look(&self) -> Deadline {
         self.connections().next_look()
+    }
+
+    /// A foreign loop decides when this one looks.
+    pub fn is_driven(&self) {
+        self.connections().is_driven();
     }
 
     /// A turn begins: time has passed.
@@ -295,6 +300,7 @@ impl EventLoop {
         let mut connections = self.connections();
         let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else { return };
         let mut kept = std::mem::take(&mut conn.input);
+        conn.unseen = false;
         drop(connections);
         let consumed = self.call(place, |id| on_data(id, &kept)).unwrap_or(kept.len()).min(kept.len());
         if consumed == kept.len() {
@@ -385,7 +391,12 @@ impl EventLoop {
         }
         if bytes.len() > self.server.options().max_output.saturating_sub(queued) {
             if connections.send_gathered(place) {
+                drop(connections);
                 return self.write(place, bytes);
+            }
+            if let Some(conn) = connections.table.get(place).filter(|conn| conn.flying > 0 && conn.room == Room::Free) {
+                // on_drain has to follow, also where the kernel takes all of it at once.
+                conn.room = Room::Full;
             }
             return Some(Err(too_much(&self.server, queued, bytes.len())));
         }
@@ -426,13 +437,17 @@ impl EventLoop {
         let mut connections = self.connections();
         let now = connections.time();
         let Some(conn) = connections.table.get(place) else { return };
-        let resumed = conn.paused && !paused;
-        conn.paused = paused;
+        let resumed = conn.pace == Pace::Paused && !paused;
+        conn.pace = match (paused, resumed) {
+            (true, _) => Pace::Paused,
+            (false, true) => Pace::Resumed,
+            (false, false) => conn.pace,
+        };
         if paused && self.ring.is_some() {
             // What is being received has to end.
             connections.go_on_later(place);
         } else if resumed {
-            (conn.resumed, conn.incomplete) = (true, now);
+            conn.incomplete = now;
             connections.arm(place);
             connections.go_on_later(place);
         }
@@ -454,13 +469,15 @@ impl EventLoop {
             self.obey(command);
         }
         let stops = self.server.slot().stop().is_some();
-        let going_on = {
-            let mut connections = self.connections();
-            if !stops && connections.is_done() {
-                return;
-            }
-            connections.go_on.len()
-        };
+        if !stops && self.connections().is_done() {
+            return;
+        }
+        self.tell_ring();
+        while let Some((place, error)) = { self.connections().next_due(&self.server) } {
+            counters::add(&self.server.counters().timeouts, 1);
+            self.connections().finish(place, Some(error), Ending::Close);
+        }
+        let going_on = self.connections().go_on.len();
         for _ in 0..going_on {
             let place = self.connections().next_to_go_on();
             if let Some((place, has_input)) = place {
@@ -472,10 +489,6 @@ impl EventLoop {
         }
         if stops {
             self.stop();
-        }
-        while let Some((place, error)) = { self.connections().next_due(&self.server) } {
-            counters::add(&self.server.counters().timeouts, 1);
-            self.connections().finish(place, Some(error), Ending::Close);
         }
         if !self.connections().over.is_empty() {
             self.tell_ring();
@@ -515,11 +528,13 @@ impl EventLoop {
     /// The server stops: what is idle is closed, and when the time is over the rest is reset.
     fn stop(&self) {
         let over = self.server.slot().stop().is_some_and(Deadline::is_over);
-        let first = !std::mem::replace(&mut self.connections().stopping, true);
-        if !first && !over {
+        if self.connections().stopping && !over {
             return;
         }
+        // What has arrived is served before a connection counts as idle.
         self.look_at_ring(Deadline::after(Duration::ZERO));
+        self.tell_ring();
+        self.connections().stopping = true;
         let places = self.connections().table.places();
         for index in 0..places {
             let Some(place) = self.connections().table.place(index) else { continue };
@@ -529,12 +544,10 @@ impl EventLoop {
                 self.hand_over(socket);
                 continue;
             }
-            // What has arrived is served before the connection counts as idle.
-            if let Some(conn) = self.connections().table.get(place) {
-                conn.readable = self.ring.is_none();
+            if let Some(conn) = self.connections().table.get(place).filter(|_| self.ring.is_none()) {
+                conn.readable = true;
             }
             self.read(place);
-            self.connections().close_if_stopping(place);
         }
         if over {
             self.connections().cut(&self.server);
@@ -549,6 +562,10 @@ impl EventLoop {
         };
         let slot = conn.owned.slot();
         let socket = conn.socket;
+        if conn.unseen {
+            let cause = format_args!("input has come that on_data has not seen yet: call it again from there");
+            return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
+        }
         if slot.queued() > 0 {
             connections.send_gathered(place);
         }
@@ -622,7 +639,8 @@ impl EventLoop {
     }
 }
 
-fn token(place: Place) -> EventData {
+/// What the kernel keeps with a connection in the epoll set.
+pub fn token(place: Place) -> EventData {
     Token::Connection { index: place.index, turn: place.turn }.into()
 }
 

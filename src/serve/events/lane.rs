@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
 use rustix::io::Errno;
@@ -10,6 +11,7 @@ use super::super::Server;
 use super::super::token::Token;
 use super::inbox::Inbox;
 use crate::sys;
+use crate::sys::ring::Ring;
 
 static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
 
@@ -22,6 +24,8 @@ pub struct Lane {
     pub inbox: Inbox,
     /// None where the server's own set is used.
     epoll: Option<OwnedFd>,
+    /// Made for the thread that is to run the loop.
+    ring: Mutex<Option<Ring>>,
 }
 
 impl Lane {
@@ -36,12 +40,22 @@ impl Lane {
             }
             false => None,
         };
-        Ok(Self { number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed), inbox, epoll })
+        Ok(Self { number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed), inbox, epoll, ring: Mutex::default() })
     }
 
     /// Its number.
     pub fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Keeps a ring for the thread that is to run the loop, or none.
+    pub fn keep_ring(&self, ring: Option<Ring>) {
+        *self.ring.lock().unwrap_or_else(PoisonError::into_inner) = ring;
+    }
+
+    /// The ring for the thread that runs the loop from now on.
+    pub fn take_ring(&self) -> Option<Ring> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Its set of events.

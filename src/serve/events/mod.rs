@@ -72,11 +72,12 @@ pub fn on_lane<T>(
     server: &Arc<Server>,
     index: usize,
     parked: Option<Parked>,
-    ring: Option<Ring>,
     body: impl FnOnce(Option<&EventLoop>) -> T,
 ) -> std::result::Result<(T, Option<Parked>), Errno> {
     let Some(lane) = server.lanes().get(index) else { return Ok((body(None), None)) };
     let parked = parked.or_else(Parked::new).ok_or(Errno::NOMEM)?;
+    let ring = lane.take_ring();
+    ring.as_ref().map_or(Ok(()), Ring::enable)?;
     let event_loop = EventLoop::new(server, lane, parked, ring);
     let value = HERE.with(|here| here.set(&event_loop, || body(Some(&event_loop))));
     Ok((value, Some(event_loop.park())))

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::super::Server;
 use super::super::run::Drain;
 use super::super::server::Phase;
-use super::{Parked, on_lane};
+use super::{EventLoop, Parked, on_lane, on_own_loop};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 
@@ -68,8 +68,8 @@ impl Server {
             }
         };
         let Polling { drain, parked } = &mut *polling;
-        // A ring belongs to one thread, and this may be another one each time.
-        let polled = on_lane(self, 0, parked.take(), None, |_| {
+        // Without a ring: one belongs to one thread, and this may be another one each time.
+        let polled = on_lane(self, 0, parked.take(), |_| {
             if self.slot().stop().is_none() {
                 let more = self.accept_some();
                 self.watch_listeners();
@@ -93,6 +93,7 @@ impl Server {
                 }
             }
             self.set_timer();
+            on_own_loop(self, EventLoop::is_driven);
             Ok(false)
         });
         let (outcome, left) = polled.map_err(|errno| Error::system(function, errno))?;

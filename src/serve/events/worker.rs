@@ -66,6 +66,7 @@ impl Server {
         let threads = std::mem::take(&mut *workers.threads.lock().unwrap_or_else(PoisonError::into_inner));
         threads.into_iter().for_each(Thread::join);
         workers.next.store(0, Ordering::Relaxed);
+        self.drop_rings();
     }
 
     /// Has every lane look.
@@ -82,10 +83,8 @@ impl Main for Worker {
 
     fn main(server: Arc<Server>) {
         let index = server.workers().next.fetch_add(1, Ordering::Relaxed) + 1;
-        let outcome = server.make_ring().and_then(|ring| {
-            let ran = on_lane(&server, index, None, ring, |own: Option<&EventLoop>| own.map_or(Ok(()), EventLoop::run));
-            ran.and_then(|(outcome, _)| outcome).map_err(|errno| Error::system("epoll_wait", errno))
-        });
+        let ran = on_lane(&server, index, None, |own| own.map_or(Ok(()), EventLoop::run));
+        let outcome = ran.and_then(|(outcome, _)| outcome).map_err(|errno| Error::system("epoll_wait", errno));
         if let Err(error) = outcome {
             server.report(Level::Error, c"server_failed", format_args!("{error}"));
             server.fail(error);

@@ -472,6 +472,42 @@ static void run_until_a_signal(void)
     }
 }
 
+/* A process that was stopped for longer than its clients may be silent has not listened to them: their time begins
+   anew, and ends then. */
+static void serve_until_terminated(void *listener)
+{
+    seen all = { 0 };
+    oyez_events events = echo_events();
+    oyez_server_options options = serve_workers(1);
+    options.idle_timeout_ms = 1500;
+    options.stop_on_signals = OYEZ_ON;
+    oyez_server server = (oyez_server)CHECK_WORKS(oyez_server_new_events(&events, &all, &options));
+    CHECK_WORKS(oyez_server_adopt(server, *(int *)listener));
+    CHECK_WORKS(oyez_server_run(server));
+    CHECK_WORKS(oyez_server_close(server));
+}
+
+static void a_stopped_process_has_not_listened(void)
+{
+    int listener = (int)CHECK_WORKS(oyez_listen("127.0.0.1:0", NULL));
+    served server = { -1, listener, oyez_local_port(listener) };
+    pid_t child = check_fork(serve_until_terminated, &listener);
+    int client = serve_client(server);
+    client_send_text(client, "x");
+    client_expect(client, "x");
+    MUST(kill(child, SIGSTOP));
+    CHECK(!client_readable(client, 3000));
+    MUST(kill(child, SIGCONT));
+    CHECK(!client_readable(client, 500));
+    long long start = check_now_ms();
+    CHECK_EQ_INT(client_ending(client), 0);
+    CHECK_TOOK(start, 0, 1500 + LATE);
+    MUST(kill(child, SIGTERM));
+    check_join(child);
+    MUST(close(client));
+    MUST(close(listener));
+}
+
 /* Clients that connect while servers stop: whoever is connected is served. Few are lost where the kernel completes a
    handshake so late that nothing can save it. */
 enum { HARD_STOPS = 30, MOST_LOST = 3 };
@@ -549,6 +585,7 @@ static const check_case cases[] = {
     CASE(busy_ones_finish),
     CASE(a_second_stop),
     CASE(run_until_a_signal),
+    CASE(a_stopped_process_has_not_listened),
     CASE_WITHIN(90, nobody_is_lost),
 };
 

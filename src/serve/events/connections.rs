@@ -32,6 +32,8 @@ pub struct Connections {
     pub over: VecDeque<(Place, Why, Ending)>,
     /// The clock at the first tick. Time in which the process did not run is left out, by moving this.
     start: u64,
+    /// The clock when it was last looked at.
+    looked: u64,
     /// The clock at which the loop was to look again at the latest; 0 where somebody else decides when it looks.
     expected: Cell<u64>,
     /// The tick of this turn, while there is a connection whose time may be over.
@@ -140,6 +142,7 @@ impl Connections {
             go_on: VecDeque::new(),
             over: VecDeque::new(),
             start: deadline::clock(),
+            looked: deadline::clock(),
             expected: Cell::new(0),
             now: 0,
             stopping: false,
@@ -153,11 +156,11 @@ impl Connections {
         if self.wheel.is_empty() {
             return;
         }
-        let late = deadline::clock().saturating_sub(self.expected.get());
-        if self.expected.get() != 0 && late > GAP {
-            // The process was stopped, or a function of the program has held the loop up. What its clients have sent
-            // meanwhile is yet to be read: none of them was silent for that.
-            self.start = self.start.saturating_add(late);
+        let clock = deadline::clock();
+        if self.expected.get() != 0 && clock.saturating_sub(self.expected.get()) > GAP {
+            // The process was stopped at some time since the last look, or a function of the program has held the loop
+            // up. What its clients have sent meanwhile is yet to be read: none of them was silent for that.
+            self.start = self.start.saturating_add(clock.saturating_sub(self.looked));
         }
         self.refresh();
     }
@@ -169,7 +172,8 @@ impl Connections {
 
     /// Looks at the clock.
     pub fn refresh(&mut self) -> u32 {
-        let milliseconds = deadline::clock().saturating_sub(self.start) / 1_000_000;
+        self.looked = deadline::clock();
+        let milliseconds = self.looked.saturating_sub(self.start) / 1_000_000;
         self.now = u32::try_from(milliseconds / TICK_MS).unwrap_or(NEVER - 1);
         self.wheel.catch_up(self.now);
         self.now

@@ -5,6 +5,7 @@
 //! accepted by accept4(2): the accepts of a ring that go on by themselves do not tell the peers' addresses.
 
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 use rustix::event::epoll::{self, Event};
 use rustix::io::Errno;
@@ -19,6 +20,9 @@ use crate::sys::ring::{self, Ring};
 
 /// How much of what the ring tells is looked at before the output that came of it is sent.
 const AT_ONCE: usize = 128;
+
+/// How often the ring is asked for what has come before a stop.
+const LOOKS: usize = 256;
 
 impl EventLoop {
     /// Waits for something to happen. What happens on connections by the ring has been looked after when it returns.
@@ -69,16 +73,16 @@ impl EventLoop {
         }
     }
 
-    /// Looks at all that the ring can tell by then.
-    pub(super) fn look_at_ring(&self, deadline: Deadline) {
+    /// Looks at all that the ring can tell now.
+    pub(super) fn look_at_ring(&self) {
         let Some(ring) = &self.ring else { return };
-        loop {
-            // The kernel does only some of what it has put off each time.
-            self.check_ring(ring.enter(deadline));
+        // The kernel does only some of what it has put off each time; and somebody may send without end.
+        for _ in 0..LOOKS {
+            self.check_ring(ring.enter(Deadline::after(Duration::ZERO)));
             if ring.waiting() == 0 {
                 return;
             }
-            while ring.waiting() > 0 {
+            for _ in 0..=ring.waiting() / AT_ONCE {
                 self.look_at(ring);
             }
         }
@@ -91,9 +95,10 @@ impl EventLoop {
             let received = input.map(|input| input.len());
             let watch = connections.end_lingering_receive(&self.server, place, received, goes_on);
             drop(connections);
-            return if watch {
-                self.watch_lingering(place)
-            };
+            if watch {
+                self.watch_lingering(place);
+            }
+            return;
         };
         if !goes_on {
             conn.receive = Receive::None;

@@ -9,7 +9,6 @@ use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
@@ -532,7 +531,7 @@ impl EventLoop {
             return;
         }
         // What has arrived is served before a connection counts as idle.
-        self.look_at_ring(Deadline::after(Duration::ZERO));
+        self.look_at_ring();
         self.tell_ring();
         self.connections().stopping = true;
         let places = self.connections().table.places();

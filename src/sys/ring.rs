@@ -26,10 +26,11 @@ use crate::deadline::Deadline;
 const ENTRIES: u32 = 256;
 /// How many completions may wait to be looked at. The kernel keeps what is more, at a cost.
 const COMPLETIONS: u32 = 2048;
-/// Buffers for input, a power of two, and the size of each.
-const BUFFERS: u16 = 512;
+/// Buffers for input, a power of two. All of them are used in turn: few enough to stay in the processor's cache, and
+/// large enough for bulk (with 512 of 16 KiB a message of that size cost a third more, measured).
+const BUFFERS: u16 = 64;
 /// How much one buffer holds.
-pub const BUFFER: usize = 16 * 1024;
+pub const BUFFER: usize = 32 * 1024;
 /// The group of those buffers.
 const GROUP: u16 = 0;
 

@@ -377,7 +377,8 @@ struct Buffers {
     keep: Cell<bool>,
 }
 
-const ENTRIES_SIZE: usize = BUFFERS as usize * size_of::<BufRingEntry>();
+/// The room for the entries: whole pages, which have 64 KiB at most, so that what is said of them is not said of a buffer.
+const ENTRIES_SIZE: usize = (BUFFERS as usize * size_of::<BufRingEntry>()).next_multiple_of(64 * 1024);
 const MAPPING_SIZE: usize = ENTRIES_SIZE + BUFFERS as usize * BUFFER;
 
 impl Buffers {

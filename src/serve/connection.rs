@@ -239,14 +239,13 @@ impl Slot {
 
     /// The connection belongs to that event loop, at that place.
     pub fn belong_to(&self, number: u32, place: Place) {
-        self.place.store(u64::from(place.turn) << 32 | u64::from(place.index), Ordering::Relaxed);
+        self.place.store(place.token(), Ordering::Relaxed);
         self.lane.store(number, Ordering::Release);
     }
 
     /// Its place there.
     pub fn place(&self) -> Place {
-        let place = self.place.load(Ordering::Relaxed);
-        Place { index: place as u32, turn: (place >> 32) as u32 }
+        Place::of_token(self.place.load(Ordering::Relaxed))
     }
 
     /// Its limits.

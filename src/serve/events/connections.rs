@@ -97,6 +97,11 @@ impl Conn {
         self.readable && self.wants_input()
     }
 
+    /// Whether what is written can be sent at once: nothing is before it, and the kernel takes output.
+    pub fn may_send(&self) -> bool {
+        self.output.is_empty() && self.room == Room::Free && self.flying == 0
+    }
+
     /// Sends what the kernel takes at once.
     pub fn send(&mut self, bytes: &[u8]) -> std::result::Result<usize, Errno> {
         loop {
@@ -474,7 +479,7 @@ impl Connections {
         let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else {
             return Err(gone("oyez_conn_write"));
         };
-        let may_send = conn.output.is_empty() && conn.room == Room::Free && conn.flying == 0;
+        let may_send = conn.may_send();
         let later = self.by_ring && (bytes.len() < DIRECT || !may_send);
         let sent = if may_send && !later { conn.send(bytes) } else { Ok(0) };
         if sent == Ok(bytes.len()) {
@@ -520,8 +525,7 @@ impl Connections {
         }
         let failed = |errno| Error::system("io_uring_enter", errno);
         if ring.cancel_now(place.token()).map_err(failed)? {
-            let cause = format_args!("input has come that on_data has not seen yet: call it again from there");
-            return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
+            return Err(unseen());
         }
         Ok(())
     }
@@ -696,6 +700,12 @@ fn ended() -> Error {
 
 fn stopped(cause: &str) -> Error {
     Error::new(Code::Stopped, "stop", format_args!("{cause}"))
+}
+
+/// The error of a connection that cannot be given away because some of its input is here.
+pub(super) fn unseen() -> Error {
+    let cause = format_args!("input has come that on_data has not seen yet: call it again from there");
+    Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY)
 }
 
 pub(super) fn too_much(server: &Server, queued: usize, more: usize) -> Error {

@@ -19,7 +19,7 @@ use super::super::linger::{Peer, drop_input};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server, counters};
 use super::conn::{Conn, Pace, Place, Receive, Room, State, Why};
-use super::connections::{Connections, Next, Reading, too_much};
+use super::connections::{Connections, Next, Reading, too_much, unseen};
 use super::inbox::Command;
 use super::lane::Lane;
 use crate::deadline::Deadline;
@@ -352,7 +352,7 @@ impl EventLoop {
         let now = connections.turn();
         let by_ring = connections.by_ring;
         let conn = connections.table.get(guest.place)?;
-        let simple = conn.state == State::Open && conn.room == Room::Free && conn.output.is_empty() && conn.flying == 0;
+        let simple = conn.state == State::Open && conn.may_send();
         let fits = bytes.len() <= self.server.options().max_output;
         if by_ring || !(simple && fits) || guest.slot.queued() > 0 || guest.slot.is_ending() {
             return None;
@@ -562,8 +562,7 @@ impl EventLoop {
         let slot = conn.owned.slot();
         let socket = conn.socket;
         if conn.unseen {
-            let cause = format_args!("input has come that on_data has not seen yet: call it again from there");
-            return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
+            return Err(unseen());
         }
         if slot.queued() > 0 {
             connections.send_gathered(place);

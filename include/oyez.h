@@ -52,7 +52,7 @@
 #define OYEZ_LISTEN_OPTIONS_INIT \
     { sizeof(oyez_listen_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_SERVER_OPTIONS_INIT \
-    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_EVENTS_INIT { sizeof(oyez_events), 0, 0, 0, 0 }
 #define OYEZ_STATS_INIT \
     { sizeof(oyez_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -419,9 +419,41 @@ typedef struct oyez_server_options {
      */
     int32_t backend;
     /*
+     The most connections at once, 1 or more. When there are as many the server stops accepting, and clients wait in
+     the kernel's queue until one leaves. Default: as many as the limit of descriptors (RLIMIT_NOFILE) leaves room
+     for, an eighth of it, at most 32 descriptors, being left to the rest of the program; -1 = no limit but the
+     system's.
+     */
+    int32_t max_connections;
+    /*
+     The most connections at once from one address, 1 or more; of IPv6 from one /64. Further ones are accepted and
+     closed. Clients of Unix sockets have no address. Default: no limit.
+     */
+    int32_t max_connections_per_address;
+    /*
+     How many connections may be accepted in a second on average, 1 or more. Further ones are accepted and closed.
+     Default: no limit.
+     */
+    int32_t accept_rate;
+    /*
+     How many of them may come at once after a pause, 1 or more. Default: as many as accept_rate.
+     */
+    int32_t accept_burst;
+    /*
      0.
      */
     int32_t reserved;
+    /*
+     Who may connect: addresses and networks such as "10.0.0.0/8, 2001:db8::/32, 192.0.2.1, unix", separated by
+     commas; "unix" is the clients of Unix sockets. With this list nobody else may. Of all networks in allow and deny
+     that have a client's address the longest decides, and deny where it is in both. Who may not is closed at once.
+     Default: NULL, everybody who is not denied. See RFC 4632.
+     */
+    const char *allow;
+    /*
+     Who may not connect, in the same form. Default: NULL, nobody.
+     */
+    const char *deny;
 } oyez_server_options;
 
 /*
@@ -438,7 +470,7 @@ typedef struct oyez_stats {
      */
     size_t size;
     /*
-     Connections accepted.
+     Connections accepted; those that were refused then are not among them.
      */
     uint64_t accepted;
     /*
@@ -450,19 +482,19 @@ typedef struct oyez_stats {
      */
     uint64_t handler_failures;
     /*
-     Connections refused by a limit on connections.
+     Connections refused because no number was left for them. At max_connections nobody is refused: clients wait.
      */
     uint64_t refused_limit;
     /*
-     Connections refused by the limit for their address.
+     Connections refused by max_connections_per_address.
      */
     uint64_t refused_address;
     /*
-     Connections refused by the rate limit.
+     Connections refused by accept_rate.
      */
     uint64_t refused_rate;
     /*
-     Connections refused by the allow and deny rules.
+     Connections refused by the allow and deny lists.
      */
     uint64_t refused_rules;
     /*
@@ -1247,6 +1279,26 @@ int32_t oyez_server_pause(oyez_server server);
 int32_t oyez_server_resume(oyez_server server);
 
 /*
+ Changes the limits of a server, also while it runs.
+
+ It takes max_connections, max_connections_per_address, accept_rate, accept_burst, allow and deny, which hold at once,
+ and idle_timeout_ms, read_timeout_ms, write_timeout_ms and lifetime_ms for the connections accepted from then on.
+ What is zero gets its default again; the struct's other fields are not looked at beyond their range. Nobody who is
+ connected is closed.
+
+ Parameters
+   server   a server
+   options  borrowed; NULL = defaults
+ Returns 0, or -1 with errno and oyez_last_error() set; then nothing has changed.
+ Errors
+   OYEZ_INVALID_ARGUMENT  an option is out of its range, or a list has a fault, which the hint shows
+   OYEZ_CLOSED, OYEZ_FORKED
+ Threads: any, also from a handler. Since 0.1.
+ */
+int32_t oyez_server_set_limits(oyez_server server,
+                               const struct oyez_server_options *options);
+
+/*
  Asks a server to stop, and returns at once.
 
  Clients whose connection the kernel has completed are still accepted and served; then the listeners are closed.
@@ -1299,6 +1351,29 @@ int32_t oyez_server_close(oyez_server server);
  */
 int32_t oyez_server_stats(oyez_server server,
                           struct oyez_stats *stats);
+
+/*
+ Gives a server's statistics as text, in the exposition format of Prometheus.
+
+ It has what oyez_server_stats() gives, failed accepts by errno, refusals by reason, and queue, backlog and drops of
+ each listener. The names begin with "oyez_". Between two calls the text may grow.
+
+ Parameters
+   server  a server
+   text    receives the text, terminated, as far as it fits; NULL where size is 0
+   size    of text in bytes
+ Returns
+   >= 0  the length of the whole text, as snprintf(3); where it is `size` or more the text was cut
+   -1    errno and oyez_last_error() are set
+ Errors
+   OYEZ_INVALID_ARGUMENT  text is NULL and size is not 0
+   OYEZ_LIMIT_REACHED     no memory for the text
+   OYEZ_CLOSED, OYEZ_FORKED
+ Threads: any, also from a handler. Since 0.1.
+ */
+int32_t oyez_server_stats_text(oyez_server server,
+                               char *text,
+                               size_t size);
 
 /*
  Accepts one connection by hand, from whichever listener of the server has one.

@@ -11,7 +11,7 @@ use super::server::Phase;
 use super::{ConnectionId, Server};
 use crate::deadline::Deadline;
 use crate::diagnose;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 impl Server {
     /// Accepts one connection from any listener.
@@ -46,7 +46,7 @@ impl Server {
                     return Ok((id, fd));
                 }
             }
-            if stop.is_some() && self.shortage().rests().is_none() {
+            if stop.is_some() && self.shortage().rests().is_none() && !self.admission().is_full() {
                 // Nobody waits any more.
                 self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
                 return Err(match self.take_failure() {
@@ -67,6 +67,11 @@ impl Server {
     fn nobody_in_time(&self, function: &'static str) -> Error {
         match self.shortage().rests() {
             Some(errno) => diagnose::for_limits(Error::system("accept", errno)),
+            None if self.admission().is_full() => {
+                Error::system(function, Errno::AGAIN).with_code(Code::LimitReached).because(format_args!(
+                    "there are as many connections as max_connections allows, and none was closed in time"
+                ))
+            }
             None => Error::system(function, Errno::AGAIN).because(format_args!("nobody came in time")),
         }
     }

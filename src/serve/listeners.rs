@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
@@ -24,6 +24,21 @@ pub struct Listening {
     dead: AtomicBool,
     /// Whether somebody outside shares it, who may have changed its flags.
     shared: bool,
+    /// How many the kernel had dropped there when the server got it.
+    drops_before: u32,
+    /// How many it has dropped since, once nobody new is let in.
+    drops: OnceLock<u64>,
+}
+
+/// What the kernel tells of all listeners together.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KernelView {
+    /// How many wait at TCP listeners.
+    pub queue: u64,
+    /// How many may, at the one with the smallest backlog.
+    pub backlog: u64,
+    /// How many were dropped, also at listeners that are closed.
+    pub dropped: u64,
 }
 
 impl Listening {
@@ -35,6 +50,17 @@ impl Listening {
     /// Nobody waits at present.
     pub fn set_empty(&self) {
         self.ready.store(false, Ordering::Release);
+    }
+
+    /// How many attempts to connect were dropped since the server has it.
+    pub fn drops(&self) -> u64 {
+        let now = || u64::from(sys::socket::drops(self.as_fd()).unwrap_or(0).saturating_sub(self.drops_before));
+        self.drops.get().copied().unwrap_or_else(now)
+    }
+
+    /// From now on drops are of the server's own making, and not counted.
+    fn freeze_drops(&self) {
+        let _ = self.drops.set(self.drops());
     }
 
     /// Accepting from it must not block, whatever its other owners have done to it.
@@ -67,6 +93,8 @@ struct Set {
     next_number: u32,
     /// Whether the server takes no more.
     closed: bool,
+    /// How many were dropped at those that are closed.
+    drops: u64,
 }
 
 impl Listeners {
@@ -172,7 +200,10 @@ impl Listeners {
     pub fn refuse_beginners(&self) -> bool {
         let set = self.set();
         let own = set.listeners.iter().filter(|listener| !listener.shared);
-        own.filter(|listener| sys::socket::refuse_beginners(listener.as_fd()).is_ok()).count() > 0
+        own.inspect(|listener| listener.freeze_drops())
+            .filter(|listener| sys::socket::refuse_beginners(listener.as_fd()).is_ok())
+            .count()
+            > 0
     }
 
     /// Takes a listener out of service. True if it was the last one alive.
@@ -186,13 +217,16 @@ impl Listeners {
     pub fn close_if(&self, epoll: BorrowedFd<'_>, done: impl Fn(&Listening) -> bool) -> bool {
         let mut set = self.set();
         set.closed = true;
+        let mut drops = 0;
         set.listeners.retain(|listener| {
             let done = done(listener);
             if done {
+                drops += listener.drops();
                 remove(listener, epoll);
             }
             !done
         });
+        set.drops += drops;
         set.listeners.is_empty()
     }
 
@@ -210,17 +244,23 @@ impl Listeners {
         }
     }
 
-    /// Queue length, smallest backlog and drops, as the kernel tells them of TCP listeners.
-    pub fn kernel_view(&self) -> (u64, u64, u64) {
-        let (mut queue, mut smallest, mut dropped) = (0, None, 0);
-        for listener in &self.set().listeners {
+    /// What the kernel tells of them.
+    pub fn kernel_view(&self) -> KernelView {
+        let set = self.set();
+        let (mut queue, mut smallest, mut dropped) = (0, None, set.drops);
+        for listener in &set.listeners {
             if let Ok((waiting, backlog)) = sys::socket::accept_queue(listener.as_fd()) {
                 queue += u64::from(waiting);
                 smallest = Some(smallest.map_or(backlog, |smallest: u32| smallest.min(backlog)));
             }
-            dropped += u64::from(sys::socket::drops(listener.as_fd()).unwrap_or(0));
+            dropped += listener.drops();
         }
-        (queue, u64::from(smallest.unwrap_or(0)), dropped)
+        KernelView { queue, backlog: u64::from(smallest.unwrap_or(0)), dropped }
+    }
+
+    /// Whether they are watched.
+    pub fn are_watched(&self) -> bool {
+        self.watched.load(Ordering::Acquire)
     }
 
     fn set(&self) -> MutexGuard<'_, Set> {
@@ -252,7 +292,9 @@ impl Set {
         let number = self.next_number;
         self.next_number += 1;
         let (ready, dead) = (AtomicBool::new(true), AtomicBool::new(false));
-        self.listeners.push(Arc::new(Listening { socket, file, number, ready, dead, shared }));
+        let drops_before = sys::socket::drops(socket.as_fd()).unwrap_or(0);
+        let drops = OnceLock::new();
+        self.listeners.push(Arc::new(Listening { socket, file, number, ready, dead, shared, drops_before, drops }));
     }
 }
 

@@ -170,23 +170,28 @@ impl Server {
         while self.slot().stop().is_none() {
             let more = self.accept_some();
             self.watch_listeners();
-            let wait = if more { Deadline::after(Duration::ZERO) } else { Deadline::NEVER };
+            let wait = if more { Deadline::after(Duration::ZERO) } else { self.next_look_at_queues() };
             self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
+            if !self.listeners().are_watched() {
+                self.look_at_queues();
+            }
         }
         Ok(())
     }
 
     /// Accepts what there is room for; true where more may be waiting.
     pub(super) fn accept_some(self: &Arc<Self>) -> bool {
-        for _ in 0..ACCEPTS {
-            if !self.may_accept() {
+        for accepted in 0..ACCEPTS {
+            let next = if self.may_accept() { self.accept_any() } else { None };
+            let Some(connection) = next else {
+                if accepted > 0 {
+                    self.look_at_queues();
+                }
                 return false;
-            }
-            match self.accept_any() {
-                Some(connection) => self.dispatch(connection),
-                None => return false,
-            }
+            };
+            self.dispatch(connection);
         }
+        self.look_at_queues();
         true
     }
 
@@ -223,7 +228,8 @@ impl Server {
 
     /// Watches the listeners while accepting from them has a point: a ready one would make the loop spin otherwise.
     pub(super) fn watch_listeners(&self) {
-        let watch = !self.is_paused() && self.shortage().rests().is_none() && self.has_room();
+        let room = self.has_room() && !self.admission().is_full();
+        let watch = !self.is_paused() && self.shortage().rests().is_none() && room;
         self.listeners().watch(watch, self.epoll());
     }
 
@@ -265,6 +271,7 @@ impl Server {
     fn look_after(self: &Arc<Self>, children_ended: bool) {
         self.lingering().expire();
         self.look_after_shortage();
+        self.look_after_episodes(false);
         if let Some(pool) = self.pool() {
             pool.staff(self);
         }
@@ -280,7 +287,8 @@ impl Server {
         let pool = self.pool().map_or(Deadline::NEVER, super::pool::Pool::next_try);
         let children = self.children().map_or(Deadline::NEVER, super::children::Children::next_look);
         let own = on_own_loop(self, EventLoop::next_look).unwrap_or(Deadline::NEVER);
-        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children).earlier(own)
+        let due = self.shortage().next_look().earlier(self.episodes().next_look()).earlier(self.lingering().deadline());
+        due.earlier(pool).earlier(children).earlier(own)
     }
 
     /// Begins a stop: lets nobody begin to connect, and takes those in who have been connected.
@@ -424,6 +432,7 @@ impl Server {
         let patience = if cut == 0 { Duration::from_secs(5) } else { GRACE };
         let running = self.pool().map_or(0, |pool| pool.close(patience));
         self.lingering().clear();
+        self.look_after_episodes(true);
         let drained = super::counters::value(&self.counters().drained).saturating_sub(drain.drained);
         let under_way = drain.under_way;
         let level = if cut == 0 && running == 0 { Level::Info } else { Level::Warning };

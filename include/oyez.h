@@ -1301,7 +1301,11 @@ int32_t oyez_server_set_limits(oyez_server server,
 /*
  Asks a server to stop, and returns at once.
 
- Clients whose connection the kernel has completed are still accepted and served; then the listeners are closed.
+ Clients whose connection the kernel has completed, or is completing, are still accepted and served; then the listeners
+ are closed. New clients are kept out meanwhile, so that none is connected and then reset: by a filter where the process
+ has CAP_NET_ADMIN, else by steering them to a socket of the same port whose queue is full. Neither is possible for
+ Unix sockets, for listeners with reuse_port or interface, and for those that others share (adopted, inherited): they
+ are closed when their queue has been seen empty.
  What is unfinished when drain_ms are over is reset, so that its client can tell, and counted. A second call, and
  any call while a signal's stop is under way, ends the drain time at once.
 

@@ -229,7 +229,7 @@ impl Server {
     }
 
     /// Gives an accepted client a number, unless it is refused.
-    fn admit(self: &Arc<Self>, socket: OwnedFd, peer: &Peer) -> Option<Owned> {
+    pub(super) fn admit(self: &Arc<Self>, socket: OwnedFd, peer: &Peer) -> Option<Owned> {
         self.shortage().works();
         let counted = match self.admission().admit(peer) {
             Ok(counted) => counted,

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
@@ -39,8 +40,11 @@ impl Server {
         loop {
             let stop = self.slot().stop();
             if stop.is_some() || !self.is_paused() {
+                if stop.is_some() && !self.refuses.swap(true, Ordering::AcqRel) {
+                    self.refuse_beginners();
+                }
                 self.listeners().set_all_ready();
-                if let Some(accepted) = self.accept_any() {
+                if let Some(accepted) = self.next_in_turn().or_else(|| self.accept_any()) {
                     let id = accepted.id();
                     let fd = super::Connection::find(id, function)?.expose()?;
                     return Ok((id, fd));

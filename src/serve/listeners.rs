@@ -1,5 +1,6 @@
 //! A server's listeners, and whether they are watched.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -7,7 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 
+use super::sink::Sink;
 use super::token::Token;
+use crate::accept::Peer;
 use crate::error::{Error, Result};
 use crate::listen::{Listener, SocketFile};
 use crate::sys;
@@ -58,9 +61,20 @@ impl Listening {
         self.drops.get().copied().unwrap_or_else(now)
     }
 
-    /// From now on drops are of the server's own making, and not counted.
-    fn freeze_drops(&self) {
+    /// Lets nobody begin to connect any more, where the kernel can: whose handshake is under way when a listener is
+    /// closed would be reset. Where somebody else shares the listener it is left alone. `found` gets who was completed
+    /// elsewhere meanwhile. What comes of it is whether that worked, and a socket to be closed after the listener.
+    pub fn refuse_beginners(&self, found: impl FnMut(OwnedFd, Peer)) -> (bool, Option<Sink>) {
+        if self.shared {
+            return (false, None);
+        }
+        // From now on drops are of the server's own making, and not counted.
         let _ = self.drops.set(self.drops());
+        if sys::socket::refuse_beginners(self.as_fd()).is_ok() {
+            return (true, None);
+        }
+        let sink = Sink::beside(self.as_fd(), found).ok();
+        (sink.is_some(), sink)
     }
 
     /// Accepting from it must not block, whatever its other owners have done to it.
@@ -95,6 +109,8 @@ struct Set {
     closed: bool,
     /// How many were dropped at those that are closed.
     drops: u64,
+    /// Beside listeners that are about to close; to be closed after them.
+    sinks: Vec<Sink>,
 }
 
 impl Listeners {
@@ -195,15 +211,21 @@ impl Listeners {
         self.set().listeners.get(index).cloned()
     }
 
-    /// Lets nobody begin to connect any more, where the kernel can: whose handshake is under way when a listener is
-    /// closed would be reset. Where somebody else shares the listener it is left alone. True where there was one.
-    pub fn refuse_beginners(&self) -> bool {
+    /// Whether the kernel is in the middle of connecting somebody, as far as it tells.
+    pub fn have_handshakes(&self) -> bool {
         let set = self.set();
         let own = set.listeners.iter().filter(|listener| !listener.shared);
-        own.inspect(|listener| listener.freeze_drops())
-            .filter(|listener| sys::socket::refuse_beginners(listener.as_fd()).is_ok())
-            .count()
-            > 0
+        let addresses = own.filter_map(|listener| rustix::net::getsockname(&listener.socket).ok()?.try_into().ok());
+        let mut places = addresses.map(|address: SocketAddr| (address.port(), address.is_ipv6()));
+        places.any(|(port, ipv6)| crate::diagnose::sockets::has_handshakes(port, ipv6))
+    }
+
+    /// Keeps a sink for as long as there is a listener.
+    pub fn keep_sink(&self, sink: Sink) {
+        let mut set = self.set();
+        if set.sinks.try_reserve(1).is_ok() {
+            set.sinks.push(sink);
+        }
     }
 
     /// Takes a listener out of service. True if it was the last one alive.
@@ -227,6 +249,9 @@ impl Listeners {
             !done
         });
         set.drops += drops;
+        if set.listeners.is_empty() {
+            set.sinks = Vec::new();
+        }
         set.listeners.is_empty()
     }
 
@@ -241,6 +266,7 @@ impl Listeners {
             for listener in &set.listeners {
                 drop(sys::own(listener.as_fd()));
             }
+            set.sinks.iter().flat_map(Sink::descriptors).for_each(|copy| drop(sys::own(copy)));
         }
     }
 

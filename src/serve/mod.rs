@@ -24,6 +24,8 @@ mod registry;
 mod run;
 mod server;
 mod signals;
+mod sink;
+mod stop;
 mod table;
 mod token;
 mod transfer;

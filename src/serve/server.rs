@@ -82,7 +82,9 @@ pub struct Server {
     paused: AtomicBool,
     /// Connections that are not over; those that linger are not among them.
     active: AtomicUsize,
-    /// Handlers of the sequential model that wait for their turn.
+    /// Of a server by hand: a stop lets nobody begin to connect.
+    pub(super) refuses: AtomicBool,
+    /// Connections that wait for their turn: of the sequential model, and by hand.
     pub(super) turn: Mutex<std::collections::VecDeque<Owned>>,
     life: Mutex<Life>,
     ended: Condvar,
@@ -205,6 +207,7 @@ impl Server {
             backend,
             paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
+            refuses: AtomicBool::new(false),
             turn: Mutex::default(),
             life: Mutex::default(),
             ended: Condvar::new(),

@@ -161,6 +161,11 @@ impl Admission {
         true
     }
 
+    /// Takes a place although there may be none.
+    pub fn force_place(&self) {
+        self.places.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// Gives a place back. True where somebody waits for one.
     pub fn leave_place(&self) -> bool {
         self.places.fetch_sub(1, Ordering::SeqCst);

@@ -2,18 +2,17 @@
 
 use std::cell::Cell;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SendFlags, Shutdown};
+use rustix::net::Shutdown;
 
 use super::super::Server;
-use super::super::connection::{Ending, gone};
+use super::super::connection::Ending;
 use super::super::counters;
 use super::super::linger::{PATIENCE, Peer, drop_input, has_arrived};
 use super::conn::{Conn, Pace, Place, Receive, Room, State, Table, Why};
-use super::event_loop::{BUFFER, Guest};
 use super::wheel::{NEVER, TICK_MS, Wheel};
 use crate::deadline::{self, Deadline};
 use crate::error::{Code, Error, Result};
@@ -43,39 +42,8 @@ pub struct Connections {
     /// Input and output go through a ring.
     pub by_ring: bool,
     /// Vectors for output that is on its way through the ring, to be used again.
-    spare: Vec<Vec<u8>>,
+    pub(super) spare: Vec<Vec<u8>>,
 }
-
-/// What reading from a connection takes.
-#[derive(Clone, Copy)]
-pub struct Reading {
-    /// For the program's function.
-    pub guest: Guest,
-    /// Its socket.
-    pub socket: BorrowedFd<'static>,
-    /// How much may be read.
-    pub window: usize,
-    /// Nothing is left from before: the program gets the input as it is in the buffer.
-    pub is_first: bool,
-    /// It is a Unix socket.
-    pub is_local: bool,
-    /// The connection is closing: input is read and dropped, so that a peer that sends is not kept from reading.
-    pub dropped: bool,
-}
-
-/// What follows when something was read.
-pub enum Next {
-    /// There is nothing more for now.
-    Wait,
-    /// There may be more.
-    Read,
-    /// The program gets it together with what it has left before.
-    Deliver,
-}
-
-/// What is written at once and is longer than this is sent at once also where output goes through a ring: copying it
-/// would cost more than the system call.
-const DIRECT: usize = 4096;
 
 /// A loop that looks so many nanoseconds later than it was to look has not run meanwhile.
 const GAP: u64 = 1_000_000_000;
@@ -83,40 +51,7 @@ const GAP: u64 = 1_000_000_000;
 /// How many ticks the kernel may be without memory for a connection's output before that is over.
 const SHORTAGE: u32 = (2000 / TICK_MS) as u32;
 
-/// How many vectors are kept to be used again, and how large each may be.
-const SPARE: usize = 1024;
-const SPARE_SIZE: usize = 16 * 1024;
-
 impl Conn {
-    /// Whether input is wanted.
-    pub fn wants_input(&self) -> bool {
-        (self.state == State::Closing || (self.state == State::Open && self.pace != Pace::Paused)) && !self.ended
-    }
-
-    pub fn may_read(&self) -> bool {
-        self.readable && self.wants_input()
-    }
-
-    /// Whether what is written can be sent at once: nothing is before it, and the kernel takes output.
-    pub fn may_send(&self) -> bool {
-        self.output.is_empty() && self.room == Room::Free && self.flying == 0
-    }
-
-    /// Sends what the kernel takes at once.
-    pub fn send(&mut self, bytes: &[u8]) -> std::result::Result<usize, Errno> {
-        loop {
-            match rustix::net::send(self.socket, bytes, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
-                Ok(sent) => {
-                    self.owned.slot().count_out(sent);
-                    return Ok(sent);
-                }
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return Ok(0),
-                Err(errno) => return Err(errno),
-            }
-        }
-    }
-
     /// When it is looked at next, and what is over if that is no later than `now`.
     pub fn due(&self, now: u32) -> (u32, Option<&'static str>) {
         let limits = self.owned.slot().times();
@@ -291,233 +226,6 @@ impl Connections {
         }
     }
 
-    /// What is needed to read from a connection; `None` where nothing is to be read.
-    pub fn begin_read(&mut self, server: &Server, place: Place) -> Option<Reading> {
-        let conn = self.table.get(place).filter(|conn| conn.may_read())?;
-        // What is left of a first read is within max_input; what is left later is, if the program goes on with it.
-        let window = if conn.input.is_empty() { server.options().max_input.clamp(1, BUFFER) } else { BUFFER };
-        let (guest, socket) = (conn.guest(place), conn.socket);
-        let (is_first, dropped) = (conn.input.is_empty(), conn.state == State::Closing);
-        Some(Reading { guest, socket, window, is_first, is_local: conn.is_local, dropped })
-    }
-
-    /// Notes what recv(2) said, and keeps the rest that the program has not consumed.
-    pub fn end_read(
-        &mut self,
-        server: &Server,
-        place: Place,
-        reading: &Reading,
-        received: std::result::Result<usize, Errno>,
-        has_more: bool,
-        rest: &[u8],
-    ) -> Next {
-        let now = self.now;
-        let Some(conn) = self.table.get(place) else { return Next::Wait };
-        let length = match received {
-            Ok(0) => {
-                self.end_of_stream(place);
-                return Next::Wait;
-            }
-            Ok(length) => length,
-            Err(Errno::INTR) => return Next::Read,
-            Err(Errno::AGAIN) => {
-                conn.readable = false;
-                return Next::Wait;
-            }
-            Err(errno) => {
-                self.finish(place, Some(Error::system("read", errno).with_code(Code::Closed)), Ending::Abort);
-                return Next::Wait;
-            }
-        };
-        conn.active = now;
-        conn.served = true;
-        conn.owned.slot().count_in(length);
-        // A window that was not filled has taken all there was, and the next event tells of more; unless the end is
-        // behind it, of which the kernel has told already.
-        conn.readable = length == reading.window || conn.hung_up || has_more;
-        let next = if conn.readable { Next::Read } else { Next::Wait };
-        if rest.is_empty() {
-            return next;
-        }
-        self.keep(place, rest);
-        if !reading.is_first {
-            return Next::Deliver;
-        }
-        self.limit_input(server, place);
-        next
-    }
-
-    /// Keeps what the program has not consumed, behind what it has left before.
-    pub fn keep(&mut self, place: Place, rest: &[u8]) {
-        let now = self.time();
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return };
-        if conn.input.is_empty() {
-            conn.incomplete = now;
-        }
-        if conn.input.try_reserve(rest.len()).is_err() {
-            return self.finish(place, Some(Error::system("read", Errno::NOMEM)), Ending::Abort);
-        }
-        conn.input.extend_from_slice(rest);
-    }
-
-    pub fn limit_input(&mut self, server: &Server, place: Place) {
-        let Some(conn) = self.table.get(place) else { return };
-        let (length, most) = (conn.input.len(), server.options().max_input);
-        // A program that pauses has reasons, and nothing is added meanwhile.
-        if length > most && conn.pace != Pace::Paused {
-            let cause = format_args!("{length} bytes of input were not consumed, more than max_input, {most}");
-            let error = Error::new(Code::LimitReached, "read", cause).with_errno(Errno::MSGSIZE);
-            self.finish(place, Some(error), Ending::Close);
-        } else if length > 0 {
-            self.arm(place);
-        }
-    }
-
-    /// Bytes on their way through the ring have been sent, in part or whole, or not. True where nothing waits any more,
-    /// although the kernel had not taken it at once, and the connection goes on.
-    pub fn end_send(
-        &mut self,
-        place: Place,
-        bytes: Vec<u8>,
-        from: usize,
-        outcome: std::result::Result<usize, Errno>,
-    ) -> bool {
-        let now = self.now;
-        let Some(conn) = self.table.get(place) else {
-            self.recycle(bytes);
-            return false;
-        };
-        conn.flying = 0;
-        let short = outcome.is_err_and(is_shortage);
-        let sent = match outcome {
-            Ok(sent) => sent,
-            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => 0,
-            Err(errno) => {
-                self.finish(place, Some(Error::system("write", errno).with_code(Code::Closed)), Ending::Abort);
-                self.recycle(bytes);
-                return false;
-            }
-        };
-        let slot = conn.owned.slot();
-        slot.count_out(sent);
-        slot.unqueue(sent);
-        if sent > 0 {
-            conn.active = now;
-        }
-        if from + sent < bytes.len() {
-            // The kernel takes no more: now that is waited for.
-            if conn.output.put_back(bytes, from + sent).is_err() {
-                self.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort);
-                return false;
-            }
-            self.hold_back(place, short, sent > 0);
-            self.go_on_later(place);
-            return false;
-        }
-        let drained = conn.output.is_empty();
-        if !drained {
-            if conn.waits != NEVER {
-                conn.waits = now;
-            }
-            self.go_on_later(place);
-            self.recycle(bytes);
-            return false;
-        }
-        let waited = std::mem::replace(&mut conn.room, Room::Free) != Room::Free;
-        conn.waits = NEVER;
-        let goes_on = conn.state == State::Open;
-        self.recycle(bytes);
-        if !(goes_on && waited) {
-            self.end_if_sent(place);
-        }
-        goes_on && waited
-    }
-
-    /// Sends what waits. True where all of it has been sent just now, and the connection goes on.
-    pub fn flush(&mut self, place: Place) -> bool {
-        let now = self.now;
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return false };
-        while !conn.output.is_empty() {
-            let output = std::mem::take(&mut conn.output);
-            let sent = conn.send(output.front());
-            conn.output = output;
-            match sent {
-                Ok(0) => {
-                    conn.room = Room::Full;
-                    return false;
-                }
-                Err(errno) if is_shortage(errno) => {
-                    self.hold_back(place, true, false);
-                    return false;
-                }
-                Ok(sent) => {
-                    conn.output.advance(sent);
-                    conn.owned.slot().unqueue(sent);
-                    (conn.active, conn.waits) = (now, now);
-                }
-                Err(errno) => {
-                    let why = Error::system("write", errno).with_code(Code::Closed);
-                    self.finish(place, Some(why), Ending::Abort);
-                    return false;
-                }
-            }
-        }
-        conn.waits = NEVER;
-        let goes_on = conn.state == State::Open;
-        if conn.watched {
-            self.go_on_later(place);
-        }
-        if !goes_on {
-            self.end_if_sent(place);
-        }
-        goes_on
-    }
-
-    /// Sends what the kernel takes at once, and keeps the rest: how much that is.
-    pub fn send(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
-        let now = self.now;
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else {
-            return Err(gone("oyez_conn_write"));
-        };
-        let may_send = conn.may_send();
-        let later = self.by_ring && (bytes.len() < DIRECT || !may_send);
-        let sent = if may_send && !later { conn.send(bytes) } else { Ok(0) };
-        if sent == Ok(bytes.len()) {
-            conn.active = now;
-            return Ok(0);
-        }
-        if later {
-            return self.gather(place, bytes);
-        }
-        self.queue_rest(place, bytes, sent)
-    }
-
-    /// Keeps bytes that the ring sends with the end of the turn: how many that are.
-    fn gather(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
-        let Some(conn) = self.table.get(place) else { return Ok(0) };
-        conn.output.use_room(|| self.spare.pop());
-        conn.output.push(bytes).map_err(|errno| Error::system("write", errno))?;
-        self.go_on_later(place);
-        Ok(bytes.len())
-    }
-
-    /// Sends at once what was kept for the ring, where nothing is under way. True where it is worth trying again what did
-    /// not go.
-    pub fn send_gathered(&mut self, place: Place) -> bool {
-        let by_ring = self.by_ring;
-        let gathered =
-            |conn: &&mut Conn| by_ring && conn.flying == 0 && conn.room == Room::Free && !conn.output.is_empty();
-        if self.table.get(place).filter(gathered).is_none() {
-            return false;
-        }
-        self.flush(place);
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return false };
-        if conn.room == Room::Full {
-            self.hold_back(place, false, false);
-        }
-        true
-    }
-
     /// Ends a receive of the ring at once, so that the descriptor can be given away.
     pub fn stop_receiving(&mut self, ring: &Ring, place: Place) -> Result<()> {
         if self.table.get(place).is_none_or(|conn| conn.receive == Receive::None) {
@@ -528,61 +236,6 @@ impl Connections {
             return Err(unseen());
         }
         Ok(())
-    }
-
-    /// The kernel takes no output of a connection for now: its queue is full, or it is short of memory.
-    fn hold_back(&mut self, place: Place, short: bool, progress: bool) {
-        let now = self.time();
-        let Some(conn) = self.table.get(place) else { return };
-        conn.room = if short { Room::Short } else { Room::Full };
-        if conn.waits == NEVER || progress {
-            conn.waits = now;
-        }
-        self.arm(place);
-    }
-
-    /// Takes a vector to be used again.
-    pub fn recycle(&mut self, mut bytes: Vec<u8>) {
-        if self.spare.len() < SPARE && bytes.capacity() <= SPARE_SIZE && self.spare.try_reserve(1).is_ok() {
-            bytes.clear();
-            self.spare.push(bytes);
-        }
-    }
-
-    /// Keeps what was not sent at once: how much that is.
-    #[cold]
-    pub fn queue_rest(&mut self, place: Place, bytes: &[u8], sent: std::result::Result<usize, Errno>) -> Result<usize> {
-        let now = self.now;
-        let Some(conn) = self.table.get(place) else { return Ok(0) };
-        let short = sent.is_err_and(is_shortage);
-        let sent = match sent {
-            Ok(sent) => sent,
-            Err(errno) if is_shortage(errno) => 0,
-            Err(errno) => {
-                let error = Error::system("write", errno).with_code(Code::Closed);
-                self.finish(place, Some(error.clone()), Ending::Abort);
-                return Err(error);
-            }
-        };
-        if sent > 0 {
-            conn.active = now;
-        }
-        let rest = bytes.get(sent..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(0);
-        }
-        if let Err(errno) = conn.output.push(rest) {
-            let error = Error::system("write", errno);
-            if sent > 0 {
-                // A part is on its way, so the stream is broken.
-                self.finish(place, Some(error.clone()), Ending::Abort);
-            }
-            return Err(error);
-        }
-        self.hold_back(place, short, false);
-        // The ring, or the epoll set, is told of it.
-        self.go_on_later(place);
-        Ok(rest.len())
     }
 
     /// The connection lingers in its place, for a while.
@@ -689,11 +342,6 @@ impl Connections {
     }
 }
 
-/// Whether the kernel had no memory for it.
-fn is_shortage(errno: Errno) -> bool {
-    matches!(errno, Errno::NOBUFS | Errno::NOMEM)
-}
-
 fn ended() -> Error {
     Error::new(Code::Closed, "read", format_args!("the peer has ended the stream"))
 }
@@ -706,11 +354,4 @@ fn stopped(cause: &str) -> Error {
 pub(super) fn unseen() -> Error {
     let cause = format_args!("input has come that on_data has not seen yet: call it again from there");
     Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY)
-}
-
-pub(super) fn too_much(server: &Server, queued: usize, more: usize) -> Error {
-    let most = server.options().max_output;
-    let cause = format_args!("{queued} bytes are queued, and {more} more would pass max_output, {most}");
-    Error::new(Code::LimitReached, "oyez_conn_write", cause)
-        .hint(format_args!("wait for on_drain before writing more, write less at once, or raise max_output"))
 }

@@ -5,21 +5,20 @@
 //! when the function has returned.
 
 use std::cell::{Cell, RefCell, RefMut};
-use std::io::IoSliceMut;
 use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvFlags, ReturnFlags, Shutdown};
+use rustix::net::Shutdown;
 
 use super::super::connection::{Ending, Owned, Slot, gone, in_lane};
 use super::super::linger::{Peer, drop_input};
 use super::super::token::Token;
 use super::super::{ConnectionId, Server, counters};
 use super::conn::{Conn, Pace, Place, Receive, Room, State, Why};
-use super::connections::{Connections, Next, Reading, too_much, unseen};
+use super::connections::{Connections, unseen};
 use super::inbox::Command;
 use super::lane::Lane;
 use crate::deadline::Deadline;
@@ -29,9 +28,6 @@ use crate::sys::ring::Ring;
 
 /// How much is read at once.
 pub const BUFFER: usize = 64 * 1024;
-
-/// How often one connection is read in a turn before others get theirs.
-const READS: usize = 4;
 
 /// What the kernel is asked to tell: each change once.
 pub const INPUT: EventFlags = EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
@@ -45,7 +41,7 @@ pub struct EventLoop {
     pub(super) lane: Arc<Lane>,
     connections: RefCell<Connections>,
     /// What input is read into.
-    buffer: RefCell<Vec<u8>>,
+    pub(super) buffer: RefCell<Vec<u8>>,
     /// The connection that a function of the program runs for just now: there is never more than one.
     serving: Cell<Option<Guest>>,
     /// By which input and output go where that is not by system calls.
@@ -254,86 +250,6 @@ impl EventLoop {
         }
     }
 
-    fn go_on_reading(&self, place: Place, reading: Option<Reading>) {
-        let mut reading = reading;
-        let mut buffer = self.buffer.borrow_mut();
-        for _ in 0..READS {
-            let Some(now) = reading else { break };
-            let window = buffer.get_mut(..now.window).unwrap_or_default();
-            let (received, has_more) = receive(&now, window);
-            let consumed = match received {
-                Ok(length) if now.dropped => length,
-                Ok(length @ 1..) if now.is_first => self.deliver(now.guest, window.get(..length)),
-                _ => 0,
-            };
-            let rest = received.ok().and_then(|length| window.get(consumed..length)).unwrap_or_default();
-            let mut connections = self.connections();
-            reading = match connections.end_read(&self.server, place, &now, received, has_more, rest) {
-                Next::Wait => None,
-                Next::Read => connections.begin_read(&self.server, place),
-                Next::Deliver => {
-                    drop(connections);
-                    self.deliver_kept(place);
-                    self.connections().begin_read(&self.server, place)
-                }
-            };
-        }
-        let mut connections = self.connections();
-        if reading.is_some() {
-            connections.go_on_later(place);
-        }
-        connections.close_if_stopping(place);
-    }
-
-    /// Gives fresh input to the program; how much of it was consumed.
-    pub(super) fn deliver(&self, guest: Guest, bytes: Option<&[u8]>) -> usize {
-        let bytes = bytes.unwrap_or_default();
-        let Some(on_data) = self.server.events().and_then(|events| events.on_data.as_ref()) else { return bytes.len() };
-        let consumed = self.call_guest(guest, |id| on_data(id, bytes));
-        consumed.unwrap_or(bytes.len()).min(bytes.len())
-    }
-
-    /// Gives the program what it has left before.
-    pub(super) fn deliver_kept(&self, place: Place) {
-        let Some(on_data) = self.server.events().and_then(|events| events.on_data.as_ref()) else { return };
-        let mut connections = self.connections();
-        let Some(conn) = connections.table.get(place).filter(|conn| conn.state == State::Open) else { return };
-        let mut kept = std::mem::take(&mut conn.input);
-        conn.unseen = false;
-        drop(connections);
-        let consumed = self.call(place, |id| on_data(id, &kept)).unwrap_or(kept.len()).min(kept.len());
-        if consumed == kept.len() {
-            kept = Vec::new();
-        } else {
-            kept.drain(..consumed);
-        }
-        let mut connections = self.connections();
-        let now = connections.time();
-        if let Some(conn) = connections.table.get(place) {
-            if consumed > 0 {
-                conn.incomplete = now;
-            }
-            conn.input = kept;
-        }
-        connections.limit_input(&self.server, place);
-    }
-
-    /// Sends what waits.
-    fn flush(&self, place: Place) {
-        let done = self.connections().flush(place);
-        if done {
-            self.drained(place);
-        }
-    }
-
-    /// All that waited has been sent.
-    pub(super) fn drained(&self, place: Place) {
-        if let Some(on_drain) = self.server.events().and_then(|events| events.on_drain.as_ref()) {
-            self.call(place, on_drain);
-        }
-        self.connections().end_if_sent(place);
-    }
-
     /// The connection of that number, if a function of the program runs for it just now.
     pub fn serving(&self, id: ConnectionId) -> Option<Guest> {
         self.serving.get().filter(|guest| guest.id == id && self.epoch == fork::epoch())
@@ -342,78 +258,6 @@ impl EventLoop {
     /// Whether a function of the program runs.
     pub fn is_serving(&self) -> bool {
         self.serving.get().is_some() && self.epoch == fork::epoch()
-    }
-
-    /// Sends bytes of the connection whose function runs, where that is all there is to do; how much of them, as send(2)
-    /// says. `None` where it is not that simple, and nothing has been done.
-    pub fn write_at_once(&self, id: ConnectionId, bytes: &[u8]) -> Option<std::result::Result<usize, Errno>> {
-        let guest = self.serving(id)?;
-        let mut connections = self.connections();
-        let now = connections.turn();
-        let by_ring = connections.by_ring;
-        let conn = connections.table.get(guest.place)?;
-        let simple = conn.state == State::Open && conn.may_send();
-        let fits = bytes.len() <= self.server.options().max_output;
-        if by_ring || !(simple && fits) || guest.slot.queued() > 0 || guest.slot.is_ending() {
-            return None;
-        }
-        let sent = conn.send(bytes);
-        if matches!(sent, Ok(1..)) {
-            conn.active = now;
-        }
-        Some(sent)
-    }
-
-    /// Looks after what [`EventLoop::write_at_once`] has not sent.
-    #[cold]
-    pub fn write_rest(
-        &self,
-        id: ConnectionId,
-        bytes: &[u8],
-        sent: std::result::Result<usize, Errno>,
-    ) -> Option<Result<()>> {
-        let guest = self.serving(id)?;
-        let queued = self.connections().queue_rest(guest.place, bytes, sent);
-        Some(queued.map(|queued| guest.slot.queue(queued)))
-    }
-
-    /// Sends bytes, or queues them. `None` where earlier ones are still in the inbox, behind which these belong.
-    pub fn write(&self, place: Place, bytes: &[u8]) -> Option<Result<()>> {
-        let mut connections = self.connections();
-        let open = |conn: &&mut Conn| conn.state == State::Open && !conn.owned.slot().is_ending();
-        let Some(conn) = connections.table.get(place).filter(open) else {
-            return Some(Err(gone("oyez_conn_write")));
-        };
-        let queued = conn.owned.slot().queued();
-        if queued > conn.output.front().len() + conn.flying as usize {
-            return None;
-        }
-        if bytes.len() > self.server.options().max_output.saturating_sub(queued) {
-            if connections.send_gathered(place) {
-                drop(connections);
-                return self.write(place, bytes);
-            }
-            if let Some(conn) = connections.table.get(place).filter(|conn| conn.flying > 0 && conn.room == Room::Free) {
-                // on_drain has to follow, also where the kernel takes all of it at once.
-                conn.room = Room::Full;
-            }
-            return Some(Err(too_much(&self.server, queued, bytes.len())));
-        }
-        match connections.send(place, bytes) {
-            Ok(0) => {}
-            Ok(queued) => connections.table.get(place).into_iter().for_each(|conn| conn.owned.slot().queue(queued)),
-            Err(error) => return Some(Err(error)),
-        }
-        Some(Ok(()))
-    }
-
-    /// Sends bytes that another thread has written, and that count as queued since then.
-    fn write_queued(&self, place: Place, slot: &Slot, bytes: &[u8]) {
-        let mut connections = self.connections();
-        // Its writer was told that it will be sent: an error ends the connection, and is its reason.
-        let queued = connections.send(place, bytes).unwrap_or(0);
-        slot.unqueue(bytes.len() - queued);
-        connections.end_if_sent(place);
     }
 
     /// Ends a connection.
@@ -647,20 +491,5 @@ impl Conn {
     /// that is asked for only where there was none.
     fn events(&self) -> EventFlags {
         if self.is_local && self.room != Room::Full { INPUT } else { EVENTS }
-    }
-}
-
-/// Receives what there is, and whether there may be more although the window is not full: a read of a Unix socket ends at
-/// descriptors that the peer has passed, which are dropped here, and the kernel says so.
-fn receive(reading: &Reading, window: &mut [u8]) -> (std::result::Result<usize, Errno>, bool) {
-    if !reading.is_local {
-        let received = rustix::net::recv(reading.socket, window, RecvFlags::DONTWAIT);
-        return (received.map(|(_, length)| length), false);
-    }
-    let mut nothing = RecvAncillaryBuffer::default();
-    let parts = &mut [IoSliceMut::new(window)];
-    match rustix::net::recvmsg(reading.socket, parts, &mut nothing, RecvFlags::DONTWAIT) {
-        Ok(message) => (Ok(message.bytes), message.flags.contains(ReturnFlags::CTRUNC)),
-        Err(errno) => (Err(errno), false),
     }
 }

@@ -13,6 +13,8 @@ mod inbox;
 mod lane;
 mod output;
 mod polled;
+mod reading;
+mod sending;
 mod wheel;
 mod worker;
 
@@ -142,7 +144,7 @@ pub fn write(slot: &Slot, id: ConnectionId, number: u32, bytes: &[u8]) -> Result
     copy.extend_from_slice(bytes);
     let server = slot.server().ok_or_else(|| gone(FUNCTION))?;
     if let Err(queued) = slot.queue_within(bytes.len(), server.options().max_output) {
-        return Err(connections::too_much(&server, queued, bytes.len()));
+        return Err(sending::too_much(&server, queued, bytes.len()));
     }
     post(slot, number, Command::Write(id, copy), FUNCTION).inspect_err(|_| slot.unqueue(bytes.len()))
 }

@@ -576,7 +576,8 @@ typedef struct oyez_events {
     size_t (*on_data)(oyez_conn connection, const uint8_t *bytes, size_t size, void *user);
     /*
      All queued output is sent. It is called once for what one or more oyez_conn_write() could not send at once, and
-     not where they could: to send much, write until OYEZ_LIMIT_REACHED, and go on here.
+     not where they could; and after one, of any thread, that was refused because of what was queued: to send much,
+     write until OYEZ_LIMIT_REACHED, and go on here.
      */
     void (*on_drain)(oyez_conn connection, void *user);
     /*

@@ -32,7 +32,8 @@ pub struct oyez_events {
         unsafe extern "C-unwind" fn(connection: oyez_conn, bytes: *const u8, size: usize, user: *mut c_void) -> usize,
     >,
     /// All queued output is sent. It is called once for what one or more oyez_conn_write() could not send at once, and
-    /// not where they could: to send much, write until OYEZ_LIMIT_REACHED, and go on here.
+    /// not where they could; and after one, of any thread, that was refused because of what was queued: to send much,
+    /// write until OYEZ_LIMIT_REACHED, and go on here.
     pub on_drain: Option<unsafe extern "C-unwind" fn(connection: oyez_conn, user: *mut c_void)>,
     /// The connection is over: exactly once for each on_open. oyez_conn_user() and oyez_conn_peer() still work in it.
     /// `why`, borrowed for the call, reads as an error does: OYEZ_OK where the program ended it, OYEZ_CLOSED where the

@@ -70,6 +70,8 @@ pub struct Slot {
     place: AtomicU64,
     /// Bytes that were written and wait to be sent.
     queued: AtomicUsize,
+    /// Set where a write was refused because of those: on_drain has to follow.
+    refused: AtomicBool,
     /// Set when the program, or its loop, has begun to end it.
     ends: AtomicBool,
     /// Set where its address counts it, and it is to leave there.
@@ -117,6 +119,7 @@ impl Default for Slot {
             lane: AtomicU32::new(0),
             place: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
+            refused: AtomicBool::new(false),
             ends: AtomicBool::new(false),
             counted: AtomicBool::new(false),
             peer: Mutex::new(PeerAddress::Unknown),
@@ -283,12 +286,41 @@ impl Slot {
     /// More bytes wait, unless that would be more than `most`: then the error is how many do.
     pub fn queue_within(&self, more: usize, most: usize) -> std::result::Result<(), usize> {
         let add = |queued: usize| queued.checked_add(more).filter(|&all| all <= most);
-        self.queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, add).map(drop)
+        self.queued.fetch_update(Ordering::SeqCst, Ordering::SeqCst, add).map(drop)
     }
 
-    /// Fewer bytes wait.
-    pub fn unqueue(&self, less: usize) {
-        self.queued.fetch_sub(less, Ordering::AcqRel);
+    /// The same, but where it is refused because of others that wait, the loop hears of it when those are sent.
+    pub fn queue_or_refuse(&self, more: usize, most: usize) -> std::result::Result<(), usize> {
+        match self.queue_within(more, most) {
+            Err(1..) => {
+                self.refuse();
+                // They may have been sent just before that was noted.
+                self.queue_within(more, most)
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Fewer bytes wait: how many do still.
+    pub fn unqueue(&self, less: usize) -> usize {
+        self.queued.fetch_sub(less, Ordering::SeqCst).wrapping_sub(less)
+    }
+
+    /// Something was refused because of what waits: on_drain has to follow.
+    pub fn refuse(&self) {
+        self.refused.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether one was, and has not been told that nothing waits any longer.
+    pub fn is_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
+    }
+
+    /// It is being told, unless something waits again, of which it will be told.
+    pub fn settle_refusal(&self) {
+        if self.queued() == 0 {
+            self.refused.store(false, Ordering::SeqCst);
+        }
     }
 
     /// Bytes were read, on the thread of the connection's loop: nobody else counts.
@@ -369,6 +401,7 @@ impl Slot {
         self.bytes_out.store(0, Ordering::Relaxed);
         self.lane.store(0, Ordering::Relaxed);
         self.queued.store(0, Ordering::Relaxed);
+        self.refused.store(false, Ordering::Relaxed);
         self.ends.store(false, Ordering::Relaxed);
         self.read_ms.store(times.read, Ordering::Relaxed);
         self.write_ms.store(times.write, Ordering::Relaxed);

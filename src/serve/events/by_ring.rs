@@ -189,10 +189,14 @@ impl EventLoop {
         if conn.flying == 0 && !conn.output.is_empty() && conn.room != Room::Short {
             let (bytes, from) = conn.output.take();
             let length = bytes.len() - from;
-            match ring.send(conn.socket, token, bytes, from, conn.room == Room::Full) {
+            match ring.send(conn.socket, token, bytes, from, conn.room != Room::Free) {
                 Ok(()) => conn.flying = u32::try_from(length).unwrap_or(u32::MAX),
                 Err(_) => connections.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort),
             }
+        } else if conn.is_owed_drain() {
+            drop(connections);
+            self.drained(place);
+            connections = self.connections();
         }
         if connections.stopping {
             // It counts as idle when everything that has come of it has been looked at.

@@ -57,15 +57,18 @@ pub struct Conn {
     pub unseen: bool,
 }
 
-/// Whether the kernel takes output of a connection.
+/// Whether the kernel takes output of a connection: what it said of the last that it was given. What is written while
+/// output waits is kept behind that, and changes nothing here. On epoll output waits unless it is free, and only then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
     /// It does.
     Free,
     /// Its queue is full; it will tell when it is no longer.
     Full,
-    /// It had no memory, and will not tell when it has: that is tried again.
+    /// It had no memory, and will not tell when it has: that is tried again with the next tick.
     Short,
+    /// It had no memory, and this turn, or the ring, tries again.
+    Again,
 }
 
 /// Whether the program reads from a connection.

@@ -48,9 +48,6 @@ pub struct Connections {
 /// A loop that looks so many nanoseconds later than it was to look has not run meanwhile.
 const GAP: u64 = 1_000_000_000;
 
-/// How many ticks the kernel may be without memory for a connection's output before that is over.
-const SHORTAGE: u32 = (2000 / TICK_MS) as u32;
-
 impl Conn {
     /// When it is looked at next, and what is over if that is no later than `now`.
     pub fn due(&self, now: u32) -> (u32, Option<&'static str>) {
@@ -174,10 +171,7 @@ impl Connections {
             self.end_lingering(server, place);
             let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { continue };
             if conn.room == Room::Short {
-                if now.saturating_sub(conn.waits) > SHORTAGE {
-                    return Some((place, Error::system("write", Errno::NOBUFS)));
-                }
-                conn.room = Room::Free;
+                conn.room = Room::Again;
                 self.go_on_later(place);
             }
             let Some(conn) = self.table.get(place) else { continue };
@@ -221,6 +215,8 @@ impl Connections {
         let Some(conn) = self.table.get(place).filter(|conn| conn.owned.slot().queued() == 0) else { return };
         match conn.state {
             State::Closing => self.finish(place, None, Ending::Close),
+            // What on_drain adds comes first.
+            State::Open if conn.is_owed_drain() => self.go_on_later(place),
             State::Open if conn.ended => self.finish(place, Some(ended()), Ending::Close),
             State::Open | State::Over => {}
         }

@@ -211,10 +211,7 @@ impl EventLoop {
         // A read ends at urgent data, so that a short one does not mean that there is no more.
         conn.hung_up |= flags.intersects(gone | EventFlags::PRI);
         conn.readable |= flags.intersects(EventFlags::IN | gone);
-        if flags.contains(EventFlags::OUT) {
-            conn.room = Room::Free;
-        }
-        if conn.room == Room::Free && !conn.output.is_empty() {
+        if conn.room == Room::Full && flags.contains(EventFlags::OUT) {
             drop(connections);
             self.flush(place);
             return self.read(place);
@@ -224,17 +221,19 @@ impl EventLoop {
         self.go_on_reading(place, reading);
     }
 
-    /// Reads what there is, as far as one turn goes.
+    /// Looks after the output of a connection that goes on, and reads what there is, as far as one turn goes.
     fn read(&self, place: Place) {
         if let Some(ring) = &self.ring {
             return self.settle(ring, place);
         }
-        self.watch(place);
-        let waits = |conn: &mut Conn| conn.room == Room::Free && !conn.output.is_empty();
-        let waits = self.connections().table.get(place).is_some_and(waits);
-        if waits {
+        let looked = |conn: &mut Conn| (conn.room == Room::Again, conn.is_owed_drain());
+        let (again, owed) = self.connections().table.get(place).map(looked).unwrap_or_default();
+        if again {
             self.flush(place);
+        } else if owed {
+            self.drained(place);
         }
+        self.watch(place);
         let reading = self.connections().begin_read(&self.server, place);
         self.go_on_reading(place, reading);
     }
@@ -412,6 +411,7 @@ impl EventLoop {
             connections.send_gathered(place);
         }
         if slot.queued() > 0 {
+            slot.refuse();
             let cause = format_args!("output is queued: wait for on_drain");
             return Err(Error::invalid("oyez_conn_detach", cause).with_errno(Errno::BUSY));
         }

@@ -143,10 +143,12 @@ pub fn write(slot: &Slot, id: ConnectionId, number: u32, bytes: &[u8]) -> Result
     copy.try_reserve_exact(bytes.len()).map_err(|_| Error::system(FUNCTION, Errno::NOMEM))?;
     copy.extend_from_slice(bytes);
     let server = slot.server().ok_or_else(|| gone(FUNCTION))?;
-    if let Err(queued) = slot.queue_within(bytes.len(), server.options().max_output) {
+    if let Err(queued) = slot.queue_or_refuse(bytes.len(), server.options().max_output) {
         return Err(sending::too_much(&server, queued, bytes.len()));
     }
-    post(slot, number, Command::Write(id, copy), FUNCTION).inspect_err(|_| slot.unqueue(bytes.len()))
+    post(slot, number, Command::Write(id, copy), FUNCTION).inspect_err(|_| {
+        slot.unqueue(bytes.len());
+    })
 }
 
 /// Ends a connection of a lane.

@@ -9,12 +9,15 @@ use super::super::{ConnectionId, Server};
 use super::conn::{Conn, Place, Room, State};
 use super::connections::Connections;
 use super::event_loop::EventLoop;
-use super::wheel::NEVER;
+use super::wheel::{NEVER, TICK_MS};
 use crate::error::{Code, Error, Result};
 
 /// What is written at once and is longer than this is sent at once also where output goes through a ring: copying it
 /// would cost more than the system call.
 const DIRECT: usize = 4096;
+
+/// How many ticks the kernel may be without memory for a connection's output before that is over.
+const SHORTAGE: u32 = (2000 / TICK_MS) as u32;
 
 /// How many vectors are kept to be used again, and how large each may be.
 const SPARE: usize = 1024;
@@ -70,9 +73,8 @@ impl EventLoop {
                 drop(connections);
                 return self.write(place, bytes);
             }
-            if let Some(conn) = connections.table.get(place).filter(|conn| conn.flying > 0 && conn.room == Room::Free) {
-                // on_drain has to follow, also where the kernel takes all of it at once.
-                conn.room = Room::Full;
+            if let Some(conn) = connections.table.get(place).filter(|_| queued > 0) {
+                conn.owned.slot().refuse();
             }
             return Some(Err(too_much(&self.server, queued, bytes.len())));
         }
@@ -87,9 +89,12 @@ impl EventLoop {
     /// Sends bytes that another thread has written, and that count as queued since then.
     pub(super) fn write_queued(&self, place: Place, slot: &Slot, bytes: &[u8]) {
         let mut connections = self.connections();
-        // Its writer was told that it will be sent: an error ends the connection, and is its reason.
-        let queued = connections.send(place, bytes).unwrap_or(0);
-        slot.unqueue(bytes.len() - queued);
+        let queued = connections.send(place, bytes).unwrap_or_else(|error| {
+            // Its writer was told that it will be sent.
+            connections.finish(place, Some(error), Ending::Abort);
+            0
+        });
+        connections.unqueue(place, slot, bytes.len() - queued);
         connections.end_if_sent(place);
     }
 
@@ -103,6 +108,10 @@ impl EventLoop {
 
     /// All that waited has been sent.
     pub(super) fn drained(&self, place: Place) {
+        if let Some(conn) = self.connections().table.get(place) {
+            // Before the function, in which a write may be refused again.
+            conn.owned.slot().settle_refusal();
+        }
         if let Some(on_drain) = self.server.events().and_then(|events| events.on_drain.as_ref()) {
             self.call(place, on_drain);
         }
@@ -114,6 +123,12 @@ impl Conn {
     /// Whether what is written can be sent at once: nothing is before it, and the kernel takes output.
     pub fn may_send(&self) -> bool {
         self.output.is_empty() && self.room == Room::Free && self.flying == 0
+    }
+
+    /// Whether on_drain has to be called because a write was refused, and nothing is queued any longer.
+    pub fn is_owed_drain(&self) -> bool {
+        let slot = self.owned.slot();
+        slot.is_refused() && slot.queued() == 0 && self.state == State::Open
     }
 
     /// Sends what the kernel takes at once.
@@ -139,37 +154,37 @@ impl Connections {
         let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else {
             return Err(gone("oyez_conn_write"));
         };
-        let may_send = conn.may_send();
-        let later = self.by_ring && (bytes.len() < DIRECT || !may_send);
-        let sent = if may_send && !later { conn.send(bytes) } else { Ok(0) };
+        if !conn.may_send() || (self.by_ring && bytes.len() < DIRECT) {
+            return self.gather(place, bytes);
+        }
+        let sent = conn.send(bytes);
         if sent == Ok(bytes.len()) {
             conn.active = now;
             return Ok(0);
         }
-        if later {
-            return self.gather(place, bytes);
-        }
         self.queue_rest(place, bytes, sent)
     }
 
-    /// Keeps bytes that the ring sends with the end of the turn: how many that are.
+    /// Keeps bytes behind those that wait, or for the ring, which sends them with the end of the turn: how many they are.
     fn gather(&mut self, place: Place, bytes: &[u8]) -> Result<usize> {
         let Some(conn) = self.table.get(place) else { return Ok(0) };
         conn.output.use_room(|| self.spare.pop());
         conn.output.push(bytes).map_err(|errno| Error::system("write", errno))?;
-        self.go_on_later(place);
+        if self.by_ring {
+            self.go_on_later(place);
+        }
         Ok(bytes.len())
     }
 
-    /// Keeps what was not sent at once: how much that is.
+    /// Keeps what the kernel has not taken just now: how much that is.
     #[cold]
     pub fn queue_rest(&mut self, place: Place, bytes: &[u8], sent: std::result::Result<usize, Errno>) -> Result<usize> {
         let now = self.turn();
         let Some(conn) = self.table.get(place) else { return Ok(0) };
-        let short = sent.is_err_and(is_shortage);
+        let shortage = sent.err().filter(|&errno| is_shortage(errno));
         let sent = match sent {
             Ok(sent) => sent,
-            Err(errno) if is_shortage(errno) => 0,
+            Err(_) if shortage.is_some() => 0,
             Err(errno) => {
                 let error = Error::system("write", errno).with_code(Code::Closed);
                 self.finish(place, Some(error.clone()), Ending::Abort);
@@ -191,33 +206,34 @@ impl Connections {
             }
             return Err(error);
         }
-        self.hold_back(place, short, false);
-        // The ring, or the epoll set, is told of it.
-        self.go_on_later(place);
+        self.hold_back(place, shortage, false);
         Ok(rest.len())
     }
 
     /// Sends what waits. True where all of it has been sent just now, and the connection goes on.
     pub fn flush(&mut self, place: Place) -> bool {
         let now = self.turn();
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state != State::Over) else { return false };
-        while !conn.output.is_empty() {
+        if self.table.get(place).is_none_or(|conn| conn.state == State::Over) {
+            return false;
+        }
+        while let Some(conn) = self.table.get(place).filter(|conn| !conn.output.is_empty()) {
             let output = std::mem::take(&mut conn.output);
             let sent = conn.send(output.front());
             conn.output = output;
             match sent {
                 Ok(0) => {
-                    conn.room = Room::Full;
+                    self.hold_back(place, None, false);
                     return false;
                 }
                 Err(errno) if is_shortage(errno) => {
-                    self.hold_back(place, true, false);
+                    self.hold_back(place, Some(errno), false);
                     return false;
                 }
                 Ok(sent) => {
                     conn.output.advance(sent);
-                    conn.owned.slot().unqueue(sent);
                     (conn.active, conn.waits) = (now, now);
+                    let slot = conn.owned.slot();
+                    self.unqueue(place, slot, sent);
                 }
                 Err(errno) => {
                     let why = Error::system("write", errno).with_code(Code::Closed);
@@ -226,7 +242,8 @@ impl Connections {
                 }
             }
         }
-        conn.waits = NEVER;
+        let Some(conn) = self.table.get(place) else { return false };
+        (conn.room, conn.waits) = (Room::Free, NEVER);
         let goes_on = conn.state == State::Open;
         if conn.watched {
             self.go_on_later(place);
@@ -247,11 +264,7 @@ impl Connections {
             return false;
         }
         self.flush(place);
-        let Some(conn) = self.table.get(place).filter(|conn| conn.state == State::Open) else { return false };
-        if conn.room == Room::Full {
-            self.hold_back(place, false, false);
-        }
-        true
+        self.table.get(place).is_some_and(|conn| conn.state == State::Open)
     }
 
     /// Bytes on their way through the ring have been sent, in part or whole, or not. True where nothing waits any more,
@@ -269,10 +282,11 @@ impl Connections {
             return false;
         };
         conn.flying = 0;
-        let short = outcome.is_err_and(is_shortage);
+        let shortage = outcome.err().filter(|&errno| is_shortage(errno));
         let sent = match outcome {
             Ok(sent) => sent,
-            Err(Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM) => 0,
+            Err(Errno::AGAIN | Errno::INTR) => 0,
+            Err(_) if shortage.is_some() => 0,
             Err(errno) => {
                 self.finish(place, Some(Error::system("write", errno).with_code(Code::Closed)), Ending::Abort);
                 self.recycle(bytes);
@@ -281,18 +295,17 @@ impl Connections {
         };
         let slot = conn.owned.slot();
         slot.count_out(sent);
-        slot.unqueue(sent);
         if sent > 0 {
             conn.active = now;
         }
+        self.unqueue(place, slot, sent);
+        let Some(conn) = self.table.get(place) else { return false };
         if from + sent < bytes.len() {
-            // The kernel takes no more: now that is waited for.
             if conn.output.put_back(bytes, from + sent).is_err() {
                 self.finish(place, Some(Error::system("write", Errno::NOMEM)), Ending::Abort);
                 return false;
             }
-            self.hold_back(place, short, sent > 0);
-            self.go_on_later(place);
+            self.hold_back(place, shortage, sent > 0);
             return false;
         }
         let drained = conn.output.is_empty();
@@ -314,15 +327,36 @@ impl Connections {
         goes_on && waited
     }
 
-    /// The kernel takes no output of a connection for now: its queue is full, or it is short of memory.
-    fn hold_back(&mut self, place: Place, short: bool, progress: bool) {
+    /// The kernel has just refused output of a connection: its queue is full, or it has no memory and said so.
+    fn hold_back(&mut self, place: Place, shortage: Option<Errno>, progress: bool) {
         let now = self.time();
+        let by_ring = self.by_ring;
         let Some(conn) = self.table.get(place) else { return };
-        conn.room = if short { Room::Short } else { Room::Full };
-        if conn.waits == NEVER || progress {
+        let was_short = matches!(conn.room, Room::Short | Room::Again);
+        // A queue that was full has been emptied somewhat before memory can be what is short.
+        if conn.waits == NEVER || progress || (shortage.is_some() && !was_short) {
             conn.waits = now;
         }
+        if let Some(errno) = shortage {
+            if now.saturating_sub(conn.waits) > SHORTAGE {
+                return self.finish(place, Some(Error::system("write", errno)), Ending::Abort);
+            }
+            conn.room = Room::Short;
+        } else {
+            conn.room = Room::Full;
+            // The ring has to be told of it, or the epoll set.
+            if by_ring || (conn.is_local && !conn.watched) {
+                self.go_on_later(place);
+            }
+        }
         self.arm(place);
+    }
+
+    /// Fewer bytes are queued. Where those were the last, a refused write hears of that.
+    fn unqueue(&mut self, place: Place, slot: &Slot, less: usize) {
+        if slot.unqueue(less) == 0 && slot.is_refused() {
+            self.go_on_later(place);
+        }
     }
 
     /// Takes a vector to be used again.

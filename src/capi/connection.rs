@@ -1,4 +1,4 @@
-//! Connections: `src/serve/connection.rs` for C.
+//! Connections: `src/serve/connection/` for C.
 
 use std::ffi::{c_char, c_void};
 use std::os::fd::IntoRawFd;

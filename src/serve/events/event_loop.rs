@@ -216,7 +216,7 @@ impl EventLoop {
             self.flush(place);
             return self.read(place);
         }
-        let reading = connections.begin_read(&self.server, place);
+        let reading = conn.begin_read(&self.server, place);
         drop(connections);
         self.go_on_reading(place, reading);
     }

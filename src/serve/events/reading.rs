@@ -118,17 +118,24 @@ impl Conn {
     pub fn may_read(&self) -> bool {
         self.readable && self.wants_input()
     }
+
+    /// What is needed to read from it at its place; `None` where nothing is to be read.
+    pub fn begin_read(&self, server: &Server, place: Place) -> Option<Reading> {
+        if !self.may_read() {
+            return None;
+        }
+        // What is left of a first read is within max_input; what is left later is, if the program goes on with it.
+        let window = if self.input.is_empty() { server.options().max_input.clamp(1, BUFFER) } else { BUFFER };
+        let (guest, socket) = (self.guest(place), self.socket);
+        let (is_first, dropped) = (self.input.is_empty(), self.state == State::Closing);
+        Some(Reading { guest, socket, window, is_first, is_local: self.is_local, dropped })
+    }
 }
 
 impl Connections {
     /// What is needed to read from a connection; `None` where nothing is to be read.
     pub fn begin_read(&mut self, server: &Server, place: Place) -> Option<Reading> {
-        let conn = self.table.get(place).filter(|conn| conn.may_read())?;
-        // What is left of a first read is within max_input; what is left later is, if the program goes on with it.
-        let window = if conn.input.is_empty() { server.options().max_input.clamp(1, BUFFER) } else { BUFFER };
-        let (guest, socket) = (conn.guest(place), conn.socket);
-        let (is_first, dropped) = (conn.input.is_empty(), conn.state == State::Closing);
-        Some(Reading { guest, socket, window, is_first, is_local: conn.is_local, dropped })
+        self.table.get(place)?.begin_read(server, place)
     }
 
     /// Notes what recv(2) said, and keeps the rest that the program has not consumed.

@@ -131,8 +131,8 @@ int main(void)
     return 0;
 }
 END
-    "$cc" "${warnings[@]}" -I"$include" "$build/backend.c" -L"$library" -loyez -Wl,-rpath,"$library" \
-        -o "$build/backend" && "$build/backend"
+    "$cc" "${warnings[@]}" -pthread -I"$include" "$build/backend.c" "${added_link[@]}" -L"$library" -loyez \
+        -Wl,-rpath,"$library" -o "$build/backend" && "$build/backend"
 }
 
 run_all() {

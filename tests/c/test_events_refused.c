@@ -25,7 +25,7 @@ static size_t hold_and_write(oyez_conn connection, const uint8_t *bytes, size_t 
     held *own = user;
     (void)bytes;
     if (hold(connection, own) && own->refused)
-        own->bytes = write_until_refused(own->target);
+        own->bytes = write_until_refused(SEEN(own->target));
     return size;
 }
 
@@ -41,9 +41,9 @@ static void hold_target_refused(int backend, int over, int by_the_function, int 
     CHECK_SOON(SEEN(own.all.opened) == 1);
     int client = serve_client(own.server);
     CHECK_SOON(SEEN(own.all.opened) == 2);
-    own.target = own.all.last;
+    __atomic_store_n(&own.target, SEEN(own.all.last), __ATOMIC_SEQ_CST);
     hold_now(&own);
-    size_t taken = write_until_refused(own.target); /* what is queued is in the inbox: the loop is held */
+    size_t taken = write_until_refused(SEEN(own.target)); /* what is queued is in the inbox: the loop is held */
     CHECK(taken > 0 && taken <= MOST);
     if (ended)
         MUST(shutdown(client, SHUT_WR));

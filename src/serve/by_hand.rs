@@ -173,8 +173,10 @@ impl Server {
         let phase = self.life().phase;
         match phase {
             Phase::New if self.is_by_hand() => {
-                // An error here is one of epoll_wait(2); what is left is closed below in any case.
-                let _ = self.drain_by_hand(Deadline::NEVER);
+                // An error here is one of epoll_wait(2): nothing would tell of the rest.
+                if self.drain_by_hand(Deadline::NEVER).is_err() {
+                    self.cut();
+                }
             }
             Phase::New => {}
             Phase::Polled => {

@@ -27,6 +27,9 @@ use crate::sys::{self, signal};
 /// How often a child is looked after that has no pidfd, and how long fork(2) rests after it failed.
 const REST: Duration = Duration::from_millis(50);
 
+/// How long a loop rests that hears of no event.
+const BRIEF: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+
 /// A server's children.
 pub struct Children {
     state: Mutex<State>,
@@ -202,6 +205,13 @@ impl Children {
             }
         }
         self.staff(server);
+    }
+
+    /// Looks after all children, after a rest: for a loop that hears of no event any more.
+    pub fn look_without_events(&self, server: &Server) {
+        let _ = rustix::thread::nanosleep(&BRIEF);
+        let places = self.state().children.len();
+        (0..places).for_each(|place| self.reap(server, place));
     }
 
     fn reap(&self, server: &Server, place: usize) {

@@ -149,6 +149,8 @@ impl Server {
         });
         self.end_workers();
         self.release_signals();
+        // Where it did not even begin, nobody else would tell those who wait.
+        self.listeners().close_if(self.epoll(), |_| true);
         self.set_phase(Phase::Ended);
         if self.slot().is_closed_by_handler() {
             self.slot().release();
@@ -158,6 +160,10 @@ impl Server {
 
     fn loop_until_drained(self: &Arc<Self>) -> Result<()> {
         let looped = self.loop_until_stopped();
+        if looped.is_err() {
+            // Nobody else would end the drain time.
+            self.slot().ask_to_stop(self.options().drain);
+        }
         let mut drain = self.begin_drain();
         while !self.drain_some(&mut drain, Deadline::NEVER) {}
         match (looped, self.take_failure()) {
@@ -322,6 +328,8 @@ impl Server {
             if self.turn(deadline.earlier(limit)).is_ok() {
                 return false;
             }
+            // No event will tell of anything any more: the drain time ends here.
+            self.slot().ask_to_stop(None);
         }
         let cut = self.cut();
         self.end_handlers(drain, cut);
@@ -411,7 +419,12 @@ impl Server {
         let grace = Deadline::after(GRACE);
         self.wake_lanes();
         on_own_loop(self, EventLoop::finish_turn);
-        while self.active() > 0 && !grace.is_over() && self.turn(grace).is_ok() {}
+        while self.active() > 0 && !grace.is_over() {
+            if self.turn(grace).is_err() {
+                let _ = rustix::thread::nanosleep(&HANDSHAKE);
+                on_own_loop(self, EventLoop::finish_turn);
+            }
+        }
         super::counters::value(&self.counters().cut).saturating_sub(before)
     }
 
@@ -419,7 +432,11 @@ impl Server {
     fn end_handlers(self: &Arc<Self>, drain: &Drain, cut: u64) {
         let grace = Deadline::after(GRACE);
         if let Some(children) = self.children() {
-            while !children.is_quiet() && !grace.is_over() && self.turn(grace).is_ok() {}
+            while !children.is_quiet() && !grace.is_over() {
+                if self.turn(grace).is_err() {
+                    children.look_without_events(self);
+                }
+            }
         }
         let patience = if cut == 0 { Duration::from_secs(5) } else { GRACE };
         let running = self.pool().map_or(0, |pool| pool.close(patience));

@@ -7,9 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::epoll::Event;
 use rustix::io::Errno;
 
+use super::super::connection::Ending;
 use super::super::token::Token;
 use super::super::{Level, Server};
-use super::{EventLoop, Place, on_lane};
+use super::inbox::Command;
+use super::{EventLoop, Lane, Place, on_lane};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::sys::signal::Signals;
@@ -17,6 +19,9 @@ use crate::sys::thread::{self, Main, Thread};
 
 /// How many events one turn takes.
 pub const AT_ONCE: usize = 256;
+
+/// How long a loop rests that hears of no event.
+const BRIEF: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// The threads.
 #[derive(Default)]
@@ -45,6 +50,8 @@ impl Server {
     /// Starts a thread for each lane but the first.
     pub(in super::super) fn start_workers(self: &Arc<Self>) -> Result<()> {
         let workers = self.workers();
+        let room = workers.threads.lock().unwrap_or_else(PoisonError::into_inner).try_reserve(self.lanes().len());
+        room.map_err(|_| crate::diagnose::for_limits(Error::system("server", Errno::NOMEM)))?;
         for _ in self.lanes().iter().skip(1) {
             let started = thread::spawn::<Worker>(self, Signals::asynchronous());
             match started {
@@ -83,16 +90,45 @@ impl Main for Worker {
 
     fn main(server: Arc<Server>) {
         let index = server.workers().next.fetch_add(1, Ordering::Relaxed) + 1;
-        let ran = on_lane(&server, index, None, |own| own.map_or(Ok(()), EventLoop::run));
-        let outcome = ran.and_then(|(outcome, _)| outcome).map_err(|errno| Error::system("epoll_wait", errno));
-        if let Err(error) = outcome {
-            server.report(Level::Error, c"server_failed", format_args!("{error}"));
-            server.fail(error);
+        let ran = on_lane(&server, index, None, |own| own.into_iter().for_each(EventLoop::run_to_the_end));
+        if let Err(errno) = ran {
+            fail(&server, "server", errno);
+            server.lanes().get(index).into_iter().for_each(|lane| turn_away(lane));
         }
     }
 }
 
+/// The server ends because of a loop's failure.
+fn fail(server: &Server, operation: &'static str, errno: Errno) {
+    let error = Error::system(operation, errno);
+    server.report(Level::Error, c"server_failed", format_args!("{error}"));
+    server.fail(error);
+}
+
+/// Until a lane that has no loop is to end: resets the connections that were given to it.
+fn turn_away(lane: &Lane) {
+    while !lane.inbox.is_closing() {
+        for command in lane.inbox.take() {
+            if let Command::Open(owned) = command {
+                lane.inbox.count(false);
+                owned.end(Ending::Abort);
+            }
+        }
+        let _ = rustix::thread::nanosleep(&BRIEF);
+    }
+}
+
 impl EventLoop {
+    /// Runs. Where it hears of no event any more the server ends, and it looks by itself until its connections are closed.
+    fn run_to_the_end(&self) {
+        let Err(errno) = self.run() else { return };
+        fail(self.server(), "epoll_wait", errno);
+        while !(self.lane().inbox.is_closing() && self.is_empty()) {
+            self.finish_turn();
+            let _ = rustix::thread::nanosleep(&BRIEF);
+        }
+    }
+
     fn run(&self) -> std::result::Result<(), Errno> {
         let (server, inbox) = (self.server(), &self.lane().inbox);
         let mut events = [MaybeUninit::<Event>::uninit(); AT_ONCE];

@@ -125,10 +125,18 @@ impl Listeners {
             return;
         }
         let set = self.set();
-        self.watched.store(watched, Ordering::Release);
+        let mut done = true;
         for listener in set.listeners.iter().filter(|listener| !listener.dead.load(Ordering::Acquire)) {
-            let _ = epoll::modify(epoll, &listener.socket, Token::Listener(listener.number).into(), events(watched));
+            let token = Token::Listener(listener.number).into();
+            let changed = epoll::modify(epoll, &listener.socket, token, events(watched)).or_else(|_| {
+                // A listener that is not watched is deaf: it is put in anew.
+                let _ = epoll::delete(epoll, &listener.socket);
+                epoll::add(epoll, &listener.socket, token, events(watched))
+            });
+            done &= changed.is_ok();
         }
+        // Where it did not work the next turn tries again.
+        self.watched.store(watched == done, Ordering::Release);
     }
 
     /// Notes that the kernel has somebody waiting.

@@ -483,7 +483,10 @@ pub fn probe() -> Result<(), Refusal> {
     };
     match outcome {
         // It may be otherwise the next time.
-        Err(Refusal { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN, .. }) => outcome,
+        Err(Refusal {
+            errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN | Errno::INTR,
+            ..
+        }) => outcome,
         outcome => *PROBED.get_or_init(|| outcome),
     }
 }
@@ -498,7 +501,10 @@ fn try_everything() -> Result<(), Refusal> {
     let (mut polled, mut sent, mut received, mut ended) = (false, false, 0, false);
     ring.poll(there.as_fd()).map_err(failed)?;
     ring.receive(there.as_fd(), 1).map_err(failed)?;
-    ring.send(here.as_fd(), 2, b"probe".to_vec(), 0, false).map_err(|_| failed(Errno::NOMEM))?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(5).map_err(|_| failed(Errno::NOMEM))?;
+    bytes.extend_from_slice(b"probe");
+    ring.send(here.as_fd(), 2, bytes, 0, false).map_err(|_| failed(Errno::NOMEM))?;
     while !(polled && sent && received == 5) {
         if patience.is_over() {
             return Err(failed(Errno::TIMEDOUT));

@@ -37,9 +37,9 @@ use crate::{diagnose, sys};
 pub struct Handler(Box<dyn Fn(ConnectionId) + Send + Sync>);
 
 impl Handler {
-    /// This function.
-    pub fn new(function: impl Fn(ConnectionId) + Send + Sync + 'static) -> Self {
-        Self(Box::new(function))
+    /// This function; `None` without memory.
+    pub fn new(function: impl Fn(ConnectionId) + Send + Sync + 'static) -> Option<Self> {
+        sys::memory::boxed(function).map(|function| Self(function))
     }
 }
 

@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
+	test-loops test-python test-docs test-torture torture valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
+	@echo 'make torture   every errno of every system call, every allocation that fails, and the rest of tests/torture; 10 minutes'
 	@echo 'make soak      a day of short connections for each way of serving, in minutes; nothing may grow or be lost'
 
 # What is missing is named with the Debian package that has it.
@@ -60,7 +61,7 @@ errors-table: library
 tools-test: tools
 	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
 
-test: tools-test check-format lint test-rust test-c test-loops test-python test-docs
+test: tools-test check-format lint test-rust test-c test-torture test-loops test-python test-docs
 
 check-format: tools
 	$(CARGO) fmt --check
@@ -86,6 +87,13 @@ test-loops: library
 # What docs/errors.md shows is what is said now.
 test-docs: library
 	CC='$(CC)' $(PYTHON) docs/errors/generate.py --check --library $(LIBRARY)
+
+# A part of it; TORTURE_SEED says which.
+test-torture: library
+	CC='$(CC)' PYTHON='$(PYTHON)' tests/torture/run.sh $(BUILD)/torture $(LIBRARY) quick
+
+torture: library
+	CC='$(CC)' PYTHON='$(PYTHON)' tests/torture/run.sh $(BUILD)/torture $(LIBRARY)
 
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)

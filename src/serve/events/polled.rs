@@ -31,7 +31,8 @@ impl Server {
         self.check_polled(FUNCTION)?;
         self.begin_polling(FUNCTION)?;
         let ended = self.poll_once(FUNCTION, limit)?;
-        if ended { Err(has_stopped(FUNCTION)) } else { Ok(()) }
+        // Why it had to end is told once.
+        if ended { Err(self.take_failure().unwrap_or_else(|| has_stopped(FUNCTION))) } else { Ok(()) }
     }
 
     /// Whether a foreign loop may drive the server.

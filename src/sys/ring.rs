@@ -474,13 +474,10 @@ pub fn probe() -> Result<(), Refusal> {
     if let Some(outcome) = PROBED.get() {
         return *outcome;
     }
-    let outcome = {
-        let mut outcome = Err(Refusal { step: "pthread_create", errno: Errno::AGAIN });
-        match super::thread::run_apart(&mut || outcome = try_everything()) {
-            Ok(()) => outcome,
-            Err(errno) => Err(Refusal { step: "pthread_create", errno }),
-        }
-    };
+    let without_thread = |errno| Refusal { step: "pthread_create", errno };
+    let mut outcome = Err(without_thread(Errno::AGAIN));
+    // A thread that cannot be made says nothing of rings.
+    super::thread::run_apart(&mut || outcome = try_everything()).map_err(without_thread)?;
     match outcome {
         // It may be otherwise the next time.
         Err(Refusal {

@@ -66,16 +66,17 @@ static int of_accept(int number)
     return number == EBADF || number == ENOTSOCK || number == EINVAL || number == EFAULT ? ENDS : ALL_SERVED;
 }
 
-static int of_transfer(int kind, int call, int number)
+/* A shortage of memory is waited out, with a bound. */
+static int of_transfer(int kind, int call, int number, int for_ever)
 {
     if (number == EINTR || number == EAGAIN)
         return ALL_SERVED;
-    if (number != ENOBUFS && number != ENOMEM)
+    if (for_ever || (number != ENOBUFS && number != ENOMEM))
         return OWN_LOST;
     return call == CALL_send || !scene_has_events(kind) ? ALL_SERVED : OWN_LOST;
 }
 
-int expected_of_serving(int kind, int call, int number)
+int expected_of_serving(int kind, int call, int number, int for_ever)
 {
     switch (call) {
     case CALL_accept4:
@@ -83,7 +84,7 @@ int expected_of_serving(int kind, int call, int number)
     case CALL_recv:
     case CALL_recvmsg:
     case CALL_send:
-        return of_transfer(kind, call, number);
+        return of_transfer(kind, call, number, for_ever);
     case CALL_ppoll:
         return number == EINTR ? ALL_SERVED : OWN_LOST;
     case CALL_epoll_ctl:

@@ -13,7 +13,7 @@ int expected_errno(int call, int number);
 /* Serving: all clients are served, or those whose call failed may be lost, or the server ends with the error, or any of
    these. */
 enum { ALL_SERVED, OWN_LOST, ENDS, ANY };
-int expected_of_serving(int kind, int call, int number);
+int expected_of_serving(int kind, int call, int number, int for_ever);
 
 /* Whether there are cells for an errno: all of them in the columns of the grid, and some, one of them unknown to
    everybody, where it matters little. */

@@ -307,16 +307,16 @@ unsigned scene_random(unsigned *state)
     return *state = word;
 }
 
-int scene_wants(void)
+/* By a hash of the name, since no two programs count the same calls. */
+int scene_wants(const char *name)
 {
-    static unsigned state;
     const char *share = getenv("TORTURE_SHARE");
     const char *part = getenv("TORTURE_PART");
-    unsigned own = 0, all = 1;
-    if (state == 0)
-        state = scene_seed();
-    unsigned random = scene_random(&state);
-    if (share != NULL && atoi(share) > 1 && random % (unsigned)atoi(share) != 0)
+    unsigned own = 0, all = 1, hash = scene_seed() * 2654435761u;
+    for (; *name != '\0'; name++)
+        hash = (hash ^ (unsigned char)*name) * 16777619u;
+    hash = scene_random(&hash);
+    if (share != NULL && atoi(share) > 1 && (hash & 0xffff) % (unsigned)atoi(share) != 0)
         return 0;
-    return part == NULL || sscanf(part, "%u/%u", &own, &all) != 2 || all == 0 || (random >> 8) % all == own;
+    return part == NULL || sscanf(part, "%u/%u", &own, &all) != 2 || all == 0 || (hash >> 16) % all == own;
 }

@@ -54,8 +54,8 @@ int scene_client(scene *at, int ms);
 /* The next random number: by TORTURE_SEED, or by a fixed seed. */
 unsigned scene_random(unsigned *state);
 unsigned scene_seed(void);
-/* Whether the next cell is to run: TORTURE_SHARE=n keeps one of n, which ones by the seed, and TORTURE_PART=i/n those of
-   one of n programs. It is asked for each cell in turn. */
-int scene_wants(void);
+/* Whether the cell of that name is to run: TORTURE_SHARE=n keeps one of n, which ones by the seed, and TORTURE_PART=i/n
+   those of one of n programs. */
+int scene_wants(const char *name);
 
 #endif

@@ -94,6 +94,12 @@ static void check_ended(scene *at, const cell *of)
         CHECK_SOON(SCENE_SEEN(at->errors) > 0);
 }
 
+/* Either it serves, or it ends, which may take a moment. */
+static int has_ended(scene *at)
+{
+    return scene_client(at, PATIENCE) != SERVED && scene_ends(at, PATIENCE);
+}
+
 /* No processor time is used by a server that has nothing to do. */
 static void check_idle(void)
 {
@@ -123,7 +129,7 @@ static int serve_for_ever(const cell *of, scene *at, int expected)
         expected = ALL_SERVED;
     if (expected == ENDS)
         check_ended(at, of);
-    if (expected == ENDS || (expected == ANY && scene_ends(at, 0)))
+    if (expected == ENDS || (expected == ANY && has_ended(at)))
         return ENDS;
     CHECK_EQ_INT(scene_client(at, PATIENCE), SERVED);
     CHECK_SOON(scene_stats(at).active <= 1);
@@ -150,7 +156,7 @@ static int serve_a_few(const cell *of, scene *at, int expected)
         expected = ALL_SERVED;
     if (expected == ENDS)
         check_ended(at, of);
-    if (expected == ENDS || (expected == ANY && scene_ends(at, 0)))
+    if (expected == ENDS || (expected == ANY && has_ended(at)))
         return ENDS;
     CHECK(lost <= (expected == ALL_SERVED ? 0 : failures));
     CHECK_EQ_INT(scene_client(at, PATIENCE), SERVED);
@@ -174,7 +180,7 @@ static void serve_one(const cell *of)
         CHECK_EQ_INT(scene_client(&at, PATIENCE), SERVED);
         CHECK_SOON(scene_stats(&at).active == 0);
     }
-    int expected = expected_of_serving(of->kind, of->call, of->number);
+    int expected = expected_of_serving(of->kind, of->call, of->number, of->last == FOR_EVER);
     /* Whoever is in already is served on, where there is room beside him. */
     int bystander = of->kind == SEQUENTIAL || of->kind == BY_HAND ? -1 : scene_call_open(&at);
     if (bystander != -1)
@@ -292,16 +298,16 @@ static void add(cell made)
 {
     static size_t room;
     char name[120], when[20];
-    if (!scene_wants())
+    snprintf(when, sizeof when, made.first > 2 ? "r%ld" : "%ld", made.first);
+    snprintf(name, sizeof name, "%s/%s/%s/%s/%s", scene_name(made.kind), phases[made.phase], inject_name(made.call),
+             errno_name(made.number), made.last == FOR_EVER ? "ever" : when);
+    if (!scene_wants(name))
         return;
     if (count == room) {
         room = room == 0 ? 1024 : room * 2;
         cases = realloc(cases, room * sizeof *cases);
         cells = realloc(cells, room * sizeof *cells);
     }
-    snprintf(when, sizeof when, made.first > 2 ? "r%ld" : "%ld", made.first);
-    snprintf(name, sizeof name, "%s/%s/%s/%s/%s", scene_name(made.kind), phases[made.phase], inject_name(made.call),
-             errno_name(made.number), made.last == FOR_EVER ? "ever" : when);
     cells[count] = made;
     cases[count].name = strdup(name);
     cases[count].run = run_cell;

@@ -245,6 +245,8 @@ static void add(int kind, int way, long n)
         snprintf(name, sizeof name, "%s/making_has_few_aborts", scene_name(kind));
     else
         snprintf(name, sizeof name, "%s/%s/%ld", scene_name(kind), ways[way], n);
+    if (!scene_wants(name))
+        return;
     cases = realloc(cases, (count + 1) * sizeof *cases);
     cells = realloc(cells, (count + 1) * sizeof *cells);
     cells[count] = (cell){ kind, way, n };
@@ -261,12 +263,10 @@ int main(int argc, char **argv)
         long calls, allocations;
         if (!probe(kind, &calls, &allocations))
             continue;
-        if (scene_wants())
-            add(kind, (int)allocations, 0);
+        add(kind, (int)allocations, 0);
         for (int way = 0; way < WAYS; way++)
             for (long n = 1; n <= (way < MEMORY_ONCE ? calls : allocations); n++)
-                if (scene_wants())
-                    add(kind, way, n);
+                add(kind, way, n);
     }
     return check_run(cases, count, argc, argv);
 }

@@ -112,17 +112,17 @@ static void one_listener_of_two_is_dead(void)
 int main(int argc, char **argv)
 {
     printf("seed %u (TORTURE_SEED)\n", scene_seed());
-    if (scene_wants())
+    if (scene_wants("one_listener_of_two_is_dead"))
         cases[count++] = (check_case){ "one_listener_of_two_is_dead", one_listener_of_two_is_dead, 120 };
     for (int kind = 0; kind < SCENES; kind++) {
         for (int i = 0; errno_at(i) != 0; i++) {
             char name[80];
             int failing = errno_at(i);
-            if (expected_of_serving(kind, CALL_accept4, failing) == ENDS || failing == EAGAIN || failing == ENOSYS)
+            if (expected_of_serving(kind, CALL_accept4, failing, 1) == ENDS || failing == EAGAIN || failing == ENOSYS)
                 continue; /* dead; empty; another call is made instead */
-            if (!scene_wants())
-                continue;
             snprintf(name, sizeof name, "%s/accept_fails_for_ever/%s", scene_name(kind), errno_name(failing));
+            if (!scene_wants(name))
+                continue;
             kinds[count] = kind;
             numbers[count] = failing;
             cases[count++] = (check_case){ strdup(name), fails_for_ever, 40 };

@@ -46,7 +46,8 @@ impl Server {
                     return Ok((id, fd));
                 }
             }
-            if stop.is_some() && self.shortage().rests().is_none() {
+            // A shortage does not outlast the drain time.
+            if stop.is_some_and(|stop| stop.is_over() || self.shortage().rests().is_none()) {
                 // Nobody waits any more.
                 self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
                 return Err(match self.take_failure() {

@@ -1391,7 +1391,7 @@ oyez_server oyez_server_new_events(const struct oyez_events *events,
    0   some work was done, or there was none in time
    -1  errno and oyez_last_error() are set
  Errors
-   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained
+   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained; where an error has ended it, that error first
    OYEZ_INVALID_ARGUMENT          no event server, or one that runs already or listens nowhere; (EBUSY) it is being
                                   polled just now, perhaps by the caller's caller
    OYEZ_CLOSED, OYEZ_FORKED       there is no such server here

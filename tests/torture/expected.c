@@ -121,6 +121,8 @@ const char *impossible(int kind, int phase, int call, int number, int for_ever)
         return "an eventfd that is written to without waiting fails only when it is full, and wakes all the same";
     if (call == CALL_waitid && number != EINTR)
         return "of a child that is there waitid(2) says nothing else but EINTR";
+    if (call == CALL_epoll_ctl && for_ever && !scene_has_events(kind))
+        return "a listener's place in the set is no matter of memory: changing it does not fail for ever";
     if (number == EAGAIN && (call == CALL_recv || call == CALL_recvmsg || call == CALL_send) && scene_has_events(kind))
         return "the kernel tells of a change once: it does not say EAGAIN while there is something";
     if (number == EAGAIN && for_ever && (call == CALL_accept4 || call == CALL_recv || call == CALL_send))

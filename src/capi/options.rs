@@ -171,9 +171,26 @@ pub const OYEZ_LOG_ERROR: i32 = 3;
 /// it may call oyez, but not wait for the server.
 ///
 ///   level  OYEZ_LOG_DEBUG to OYEZ_LOG_ERROR
-///   event  a fixed name for programs, such as "descriptors_used_up"; borrowed for the call
+///   event  a fixed name for programs, as below; borrowed for the call
 ///   text   one line for a person; borrowed for the call
 ///   user   the options' log_user
+///
+/// What happens again and again is told once when it begins, and once with its count when it has been over for some
+/// seconds, or the server ends.
+///
+///   descriptors_used_up, memory_used_up, accept_fails   accepting pauses; clients wait in the kernel's queue
+///   accepting_again                                     that is over
+///   threads_used_up, processes_used_up                  connections wait for a thread or a child
+///   max_connections_reached                             accepting pauses until somebody leaves
+///   max_connections_beyond_descriptors                  the limit of descriptors leaves room for fewer
+///   refused_by_rules, refused_by_address, refused_by_rate, refused_by_limit   clients are closed at once
+///   queue_fills, connections_dropped                    the kernel's queue is over four fifths full, or overflows
+///   handler_crashed                                     its client is reset
+///   foreign_close                                       the program closed a connection's descriptor itself
+///   listener_dead                                       a listener is none any more; the others go on
+///   address_skipped, backlog_clamped                    of oyez_server_listen()
+///   io_uring_refused                                    epoll is used in its place
+///   stopped, server_failed                              how it ended
 pub type oyez_log =
     Option<unsafe extern "C-unwind" fn(level: i32, event: *const c_char, text: *const c_char, user: *mut c_void)>;
 

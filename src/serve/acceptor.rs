@@ -153,7 +153,8 @@ impl Server {
     /// Accepts from a listener; `None` where nobody waits, there is no room, or accepting has to rest.
     fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
         let mut refusals = 0;
-        while refusals < REFUSALS {
+        // In a stop the queue is emptied whoever waits in it, and nobody new comes.
+        while refusals < REFUSALS || self.slot().stop().is_some() {
             if self.shortage().rests().is_some() || !self.take_place() {
                 return None;
             }

@@ -45,6 +45,7 @@ impl Server {
                 }
                 self.listeners().set_all_ready();
                 if let Some(accepted) = self.next_in_turn().or_else(|| self.accept_any()) {
+                    self.look_at_queues();
                     let id = accepted.id();
                     let fd = super::Connection::find(id, function)?.expose()?;
                     return Ok((id, fd));

@@ -243,6 +243,8 @@ typedef struct oyez_listen_options {
     int32_t reuse_address;
     /*
      SO_REUSEPORT, a switch. Default: off, so that a second copy of the program fails instead of sharing silently.
+     On, each thread of an event server has a listener of its own at a TCP address, and the kernel distributes clients
+     by their addresses and ports: quicker for many short connections, uneven for long ones.
      */
     int32_t reuse_port;
     /*

@@ -35,6 +35,8 @@ pub struct oyez_listen_options {
     /// where it would let a second copy share the port. See socket(7).
     pub reuse_address: i32,
     /// SO_REUSEPORT, a switch. Default: off, so that a second copy of the program fails instead of sharing silently.
+    /// On, each thread of an event server has a listener of its own at a TCP address, and the kernel distributes clients
+    /// by their addresses and ports: quicker for many short connections, uneven for long ones.
     pub reuse_port: i32,
     /// O_NONBLOCK on the listener, a switch. Default: off. oyez_accept() waits on either kind.
     pub nonblocking: i32,

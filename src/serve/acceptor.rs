@@ -128,14 +128,15 @@ impl Shortage {
 }
 
 impl Server {
-    /// Accepts from any listener that may have somebody waiting.
+    /// Accepts from any listener that may have somebody waiting, but those that other loops accept from.
     pub(super) fn accept_any(self: &Arc<Self>) -> Option<Owned> {
         if !self.listeners().take_ready() {
             return None;
         }
+        let all = self.slot().stop().is_some() || !self.workers().are_started();
         let (mut index, mut accepted) = (0, None);
         while let Some(listener) = self.listeners().get(index).filter(|_| accepted.is_none()) {
-            if listener.is_ready() {
+            if listener.is_ready() && (all || listener.is_of(0)) {
                 accepted = self.accept_from(&listener);
                 // It was not emptied, or accepting rests.
                 if listener.is_ready() {
@@ -148,6 +149,21 @@ impl Server {
             self.listeners().keep_ready();
         }
         accepted
+    }
+
+    /// Accepts from the listeners of one lane.
+    pub(super) fn accept_of_lane(self: &Arc<Self>, lane: usize) -> Option<Owned> {
+        let mut index = 0;
+        while let Some(listener) = self.listeners().get(index) {
+            index += 1;
+            if listener.is_of(lane)
+                && listener.is_ready()
+                && let Some(accepted) = self.accept_from(&listener)
+            {
+                return Some(accepted);
+            }
+        }
+        None
     }
 
     /// Accepts from a listener; `None` where nobody waits, there is no room, or accepting has to rest.
@@ -290,7 +306,7 @@ impl Server {
             }
             Verdict::Dead => {
                 self.report(Level::Error, c"listener_dead", format_args!("{}", Error::system("accept", errno)));
-                if self.listeners().bury(listener, self.epoll()) {
+                if self.listeners().bury(listener, self.sets()) {
                     self.fail(Error::system("accept", errno));
                 }
                 verdict

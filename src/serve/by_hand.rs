@@ -53,7 +53,7 @@ impl Server {
             }
             if stop.is_some() && self.shortage().rests().is_none() && !self.admission().is_full() {
                 // Nobody waits any more.
-                self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
+                self.listeners().close_if(self.sets(), |listener| !listener.is_ready());
                 return Err(match self.take_failure() {
                     Some(error) => error,
                     None => Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")),
@@ -149,14 +149,14 @@ impl Server {
                 }
                 self.lingering().hasten(self.epoll(), |number| super::token::Token::Linger(number).into());
                 if self.nobody_waits() {
-                    self.listeners().close_if(self.epoll(), |_| true);
+                    self.listeners().close_if(self.sets(), |_| true);
                     continue;
                 }
             }
             if limit.is_over() {
                 return Ok(false);
             }
-            self.listeners().watch(false, self.epoll());
+            self.listeners().watch(false, self.sets());
             let next = limit.earlier(stop.unwrap_or(Deadline::NEVER));
             self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
         }
@@ -195,7 +195,7 @@ impl Server {
                 self.wait_for_end(Deadline::NEVER);
             }
         }
-        self.listeners().close_if(self.epoll(), |_| true);
+        self.listeners().close_if(self.sets(), |_| true);
         self.lingering().clear();
         self.set_phase(Phase::Ended);
         if let Some(thread) = self.take_thread() {

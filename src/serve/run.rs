@@ -22,7 +22,7 @@ use crate::sys::socket;
 use crate::sys::thread::{self, Main};
 
 /// How many connections one turn accepts before others get their turn.
-const ACCEPTS: usize = 64;
+pub const ACCEPTS: usize = 64;
 
 /// How many events one turn takes.
 const EVENTS: usize = 256;
@@ -176,7 +176,7 @@ impl Server {
         true
     }
 
-    fn may_accept(&self) -> bool {
+    pub(super) fn may_accept(&self) -> bool {
         self.slot().stop().is_none() && !self.is_paused() && self.has_room()
     }
 
@@ -211,7 +211,7 @@ impl Server {
     pub(super) fn watch_listeners(&self) {
         let room = self.has_room() && !self.admission().is_full();
         let watch = !self.is_paused() && self.shortage().rests().is_none() && room;
-        self.listeners().watch(watch, self.epoll());
+        self.listeners().watch(watch, self.sets());
     }
 
     /// Waits for something to happen, at most until `limit`, and looks after it.

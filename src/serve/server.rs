@@ -22,7 +22,7 @@ use super::episodes::{Episodes, Kind};
 use super::events::{self, Choice, Events, Lane, Polling, Workers};
 use super::exposition::ByErrno;
 use super::linger::Linger;
-use super::listeners::{KernelView, Listeners};
+use super::listeners::{KernelView, Listeners, Sets};
 use super::pool::{self, Pool};
 use super::queues::Queues;
 use super::registry::{self, Slot};
@@ -230,7 +230,9 @@ impl Server {
         let mut options = options.clone();
         options.nonblocking = listen::Switch::On;
         let mut skipped = 0;
-        let listeners = listen::listen_all(addresses, &options, |error| {
+        // An event server has a listener for each lane where the port may be shared.
+        let each = self.lanes.len();
+        let listeners = listen::listen_all(addresses, &options, each, |error| {
             skipped += 1;
             self.report(Level::Warning, c"address_skipped", format_args!("optional address skipped: {error}"));
         })?;
@@ -243,7 +245,7 @@ impl Server {
             let _ = listen::set_nonblocking(listener.as_fd(), true);
         }
         listeners.iter().for_each(|listener| self.report_backlog(listener));
-        let descriptor = self.listeners.add(listeners, false, self.epoll.as_fd())?;
+        let descriptor = self.listeners.add(listeners, false, self.sets())?;
         self.wake();
         Ok(descriptor)
     }
@@ -269,7 +271,7 @@ impl Server {
         let failed = |errno| Error::system("fcntl", errno);
         rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
         listen::set_nonblocking(socket, true).map_err(failed)?;
-        let outcome = self.listeners.adopt(socket, self.epoll.as_fd());
+        let outcome = self.listeners.adopt(socket, self.sets());
         self.wake();
         outcome
     }
@@ -486,6 +488,10 @@ impl Server {
 
     pub(super) fn waker(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    pub(super) fn sets(&self) -> Sets<'_> {
+        Sets { own: self.epoll(), lanes: if self.workers.are_started() { &self.lanes } else { &[] } }
     }
 
     pub(super) fn epoll(&self) -> BorrowedFd<'_> {

@@ -51,6 +51,8 @@ impl Server {
             handshakes: Deadline::after(Duration::ZERO),
         };
         self.wake_lanes();
+        // From here on they are tried, not watched: where there is no room a ready one would make a loop spin.
+        self.listeners().watch(false, self.sets());
         let refused = self.refuse_beginners();
         self.listeners().set_all_ready();
         // At rest nobody is on his way; to look for that takes longer than such a stop does.
@@ -124,7 +126,7 @@ impl Server {
         self.listeners().set_all_ready();
         self.accept_all();
         while self.children().is_some_and(Children::wait_for_copies) && self.accept_all() {}
-        self.listeners().close_if(self.epoll(), |listener| !listener.is_ready())
+        self.listeners().close_if(self.sets(), |listener| !listener.is_ready())
     }
 
     /// Accepts those that wait in the kernel's queues. True where there was somebody.
@@ -185,7 +187,7 @@ impl Server {
         while let Some(connection) = self.accept_any() {
             self.turn.lock().unwrap_or_else(PoisonError::into_inner).push_back(connection);
         }
-        self.listeners().close_if(self.epoll(), |_| true);
+        self.listeners().close_if(self.sets(), |_| true);
         let lanes = self.cut_lanes();
         let cut = table::all().filter(|slot| slot.cut(self)).count() as u64;
         add(&self.counters().cut, cut);

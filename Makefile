@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs test-torture torture valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
+	test-loops test-python test-docs test-torture torture valgrind sanitize sanitize-address sanitize-thread soak soak-faults bench bench-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -25,6 +25,7 @@ help:
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
 	@echo 'make torture   every errno of every system call, every allocation that fails, and the rest of tests/torture; 10 minutes'
 	@echo 'make soak      a day of short connections for each way of serving, in minutes; nothing may grow or be lost'
+	@echo 'make soak-faults  half an hour of faults at random; nothing may grow, and nobody is lost who was not refused'
 
 # What is missing is named with the Debian package that has it.
 tools:
@@ -107,6 +108,9 @@ sanitize-address sanitize-thread: sanitize-%: tools
 
 soak: library
 	CC='$(CC)' tests/soak/run.sh $(BUILD)/soak $(LIBRARY)
+
+soak-faults: library
+	ENTRIES=faults CC='$(CC)' tests/soak/run.sh $(BUILD)/soak $(LIBRARY)
 
 bench: library
 	CC='$(CC)' $(PYTHON) bench/run.py --library $(LIBRARY) --build $(BUILD)/bench

@@ -52,7 +52,7 @@
 #define OYEZ_LISTEN_OPTIONS_INIT \
     { sizeof(oyez_listen_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_SERVER_OPTIONS_INIT \
-    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_EVENTS_INIT { sizeof(oyez_events), 0, 0, 0, 0 }
 #define OYEZ_STATS_INIT \
     { sizeof(oyez_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
@@ -243,6 +243,8 @@ typedef struct oyez_listen_options {
     int32_t reuse_address;
     /*
      SO_REUSEPORT, a switch. Default: off, so that a second copy of the program fails instead of sharing silently.
+     On, each thread of an event server has a listener of its own at a TCP address, and the kernel distributes clients
+     by their addresses and ports: quicker for many short connections, uneven for long ones.
      */
     int32_t reuse_port;
     /*
@@ -343,9 +345,26 @@ typedef void (*oyez_handler)(oyez_conn connection, void *user);
  it may call oyez, but not wait for the server.
 
    level  OYEZ_LOG_DEBUG to OYEZ_LOG_ERROR
-   event  a fixed name for programs, such as "descriptors_used_up"; borrowed for the call
+   event  a fixed name for programs, as below; borrowed for the call
    text   one line for a person; borrowed for the call
    user   the options' log_user
+
+ What happens again and again is told once when it begins, and once with its count when it has been over for some
+ seconds, or the server ends.
+
+   descriptors_used_up, memory_used_up, accept_fails   accepting pauses; clients wait in the kernel's queue
+   accepting_again                                     that is over
+   threads_used_up, processes_used_up                  connections wait for a thread or a child
+   max_connections_reached                             accepting pauses until somebody leaves
+   max_connections_beyond_descriptors                  the limit of descriptors leaves room for fewer
+   refused_by_rules, refused_by_address, refused_by_rate, refused_by_limit   clients are closed at once
+   queue_fills, connections_dropped                    the kernel's queue is over four fifths full, or overflows
+   handler_crashed                                     its client is reset
+   foreign_close                                       the program closed a connection's descriptor itself
+   listener_dead                                       a listener is none any more; the others go on
+   address_skipped, backlog_clamped                    of oyez_server_listen()
+   io_uring_refused                                    epoll is used in its place
+   stopped, server_failed                              how it ended
  */
 typedef void (*oyez_log)(int32_t level, const char *event, const char *text, void *user);
 
@@ -419,9 +438,41 @@ typedef struct oyez_server_options {
      */
     int32_t backend;
     /*
+     The most connections at once, 1 or more. When there are as many the server stops accepting, and clients wait in
+     the kernel's queue until one leaves. Default: as many as the limit of descriptors (RLIMIT_NOFILE) leaves room
+     for, an eighth of it, at most 32 descriptors, being left to the rest of the program; -1 = no limit but the
+     system's.
+     */
+    int32_t max_connections;
+    /*
+     The most connections at once from one address, 1 or more; of IPv6 from one /64. Further ones are accepted and
+     closed. Clients of Unix sockets have no address. Default: no limit.
+     */
+    int32_t max_connections_per_address;
+    /*
+     How many connections may be accepted in a second on average, 1 or more. Further ones are accepted and closed.
+     Default: no limit.
+     */
+    int32_t accept_rate;
+    /*
+     How many of them may come at once after a pause, 1 or more. Default: as many as accept_rate.
+     */
+    int32_t accept_burst;
+    /*
      0.
      */
     int32_t reserved;
+    /*
+     Who may connect: addresses and networks such as "10.0.0.0/8, 2001:db8::/32, 192.0.2.1, unix", separated by
+     commas; "unix" is the clients of Unix sockets. With this list nobody else may. Of all networks in allow and deny
+     that have a client's address the longest decides, and deny where it is in both. Who may not is closed at once.
+     Default: NULL, everybody who is not denied. See RFC 4632.
+     */
+    const char *allow;
+    /*
+     Who may not connect, in the same form. Default: NULL, nobody.
+     */
+    const char *deny;
 } oyez_server_options;
 
 /*
@@ -438,7 +489,7 @@ typedef struct oyez_stats {
      */
     size_t size;
     /*
-     Connections accepted.
+     Connections accepted; those that were refused then are not among them.
      */
     uint64_t accepted;
     /*
@@ -450,19 +501,19 @@ typedef struct oyez_stats {
      */
     uint64_t handler_failures;
     /*
-     Connections refused by a limit on connections.
+     Connections refused because no number was left for them. At max_connections nobody is refused: clients wait.
      */
     uint64_t refused_limit;
     /*
-     Connections refused by the limit for their address.
+     Connections refused by max_connections_per_address.
      */
     uint64_t refused_address;
     /*
-     Connections refused by the rate limit.
+     Connections refused by accept_rate.
      */
     uint64_t refused_rate;
     /*
-     Connections refused by the allow and deny rules.
+     Connections refused by the allow and deny lists.
      */
     uint64_t refused_rules;
     /*
@@ -1247,9 +1298,33 @@ int32_t oyez_server_pause(oyez_server server);
 int32_t oyez_server_resume(oyez_server server);
 
 /*
+ Changes the limits of a server, also while it runs.
+
+ It takes max_connections, max_connections_per_address, accept_rate, accept_burst, allow and deny, which hold at once,
+ and idle_timeout_ms, read_timeout_ms, write_timeout_ms and lifetime_ms for the connections accepted from then on.
+ What is zero gets its default again; the struct's other fields are not looked at beyond their range. Nobody who is
+ connected is closed.
+
+ Parameters
+   server   a server
+   options  borrowed; NULL = defaults
+ Returns 0, or -1 with errno and oyez_last_error() set; then nothing has changed.
+ Errors
+   OYEZ_INVALID_ARGUMENT  an option is out of its range, or a list has a fault, which the hint shows
+   OYEZ_CLOSED, OYEZ_FORKED
+ Threads: any, also from a handler. Since 0.1.
+ */
+int32_t oyez_server_set_limits(oyez_server server,
+                               const struct oyez_server_options *options);
+
+/*
  Asks a server to stop, and returns at once.
 
- Clients whose connection the kernel has completed are still accepted and served; then the listeners are closed.
+ Clients whose connection the kernel has completed, or is completing, are still accepted and served; then the listeners
+ are closed. New clients are kept out meanwhile, so that none is connected and then reset: by a filter where the process
+ has CAP_NET_ADMIN, else by steering them to a socket of the same port whose queue is full. Neither is possible for
+ Unix sockets, for listeners with reuse_port or interface, and for those that others share (adopted, inherited): they
+ are closed when their queue has been seen empty.
  What is unfinished when drain_ms are over is reset, so that its client can tell, and counted. A second call, and
  any call while a signal's stop is under way, ends the drain time at once.
 
@@ -1299,6 +1374,29 @@ int32_t oyez_server_close(oyez_server server);
  */
 int32_t oyez_server_stats(oyez_server server,
                           struct oyez_stats *stats);
+
+/*
+ Gives a server's statistics as text, in the exposition format of Prometheus.
+
+ It has what oyez_server_stats() gives, failed accepts by errno, refusals by reason, and queue, backlog and drops of
+ each listener. The names begin with "oyez_". Between two calls the text may grow.
+
+ Parameters
+   server  a server
+   text    receives the text, terminated, as far as it fits; NULL where size is 0
+   size    of text in bytes
+ Returns
+   >= 0  the length of the whole text, as snprintf(3); where it is `size` or more the text was cut
+   -1    errno and oyez_last_error() are set
+ Errors
+   OYEZ_INVALID_ARGUMENT  text is NULL and size is not 0
+   OYEZ_LIMIT_REACHED     no memory for the text
+   OYEZ_CLOSED, OYEZ_FORKED
+ Threads: any, also from a handler. Since 0.1.
+ */
+int32_t oyez_server_stats_text(oyez_server server,
+                               char *text,
+                               size_t size);
 
 /*
  Accepts one connection by hand, from whichever listener of the server has one.

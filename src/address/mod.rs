@@ -10,6 +10,7 @@ mod inherited;
 pub mod interfaces;
 mod literal;
 mod name;
+mod networks;
 mod piece;
 mod settings;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use crate::error::{Error, Result};
 use crate::text::Escaped;
 pub use display::{display, display_ip};
+pub use networks::{Network, networks};
 use piece::Piece;
 pub use settings::{Setting, Settings};
 pub use unix::UnixName;

@@ -24,11 +24,23 @@ pub struct Piece<'a> {
 impl<'a> Piece<'a> {
     /// The whole text; one that is too long is refused unread.
     pub fn whole(text: &'a [u8]) -> Result<Self> {
+        Self::within(text, LONGEST)
+    }
+
+    /// The whole text, which may have so many bytes.
+    pub fn within(text: &'a [u8], longest: usize) -> Result<Self> {
         let piece = Self { whole: text, subject: text, bytes: text, start: 0 };
-        if text.len() > LONGEST {
-            return Err(piece.too_long("text", LONGEST));
+        if text.len() > longest {
+            return Err(piece.too_long("text", longest));
         }
         Ok(piece)
+    }
+
+    /// The piece without the blanks around it.
+    pub fn trimmed(self) -> Self {
+        let blanks = self.bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        let rest = self.from(blanks);
+        rest.until(rest.bytes.trim_ascii_end().len())
     }
 
     /// The same piece, and errors are about it.

@@ -13,7 +13,7 @@
 #define OYEZ_LISTEN_OPTIONS_INIT \
     { sizeof(oyez_listen_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_SERVER_OPTIONS_INIT \
-    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    { sizeof(oyez_server_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define OYEZ_EVENTS_INIT { sizeof(oyez_events), 0, 0, 0, 0 }
 #define OYEZ_STATS_INIT \
     { sizeof(oyez_stats), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }

@@ -2,12 +2,14 @@
 
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, size_of};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::optional_bytes;
 use crate::error::{Code, Error, Result};
 use crate::listen::{BeforeBind, Options as ListenOptions, Switch};
-use crate::serve::{Backend, Level, Log, Model, Options as ServerOptions};
+use crate::serve::{Backend, Level, Limits, Log, MaxConnections, Model, Options as ServerOptions, Rate, Rules};
+use crate::text::Text;
 
 /// The default: the value that every option has when it is zero.
 pub const OYEZ_DEFAULT: i32 = 0;
@@ -33,6 +35,8 @@ pub struct oyez_listen_options {
     /// where it would let a second copy share the port. See socket(7).
     pub reuse_address: i32,
     /// SO_REUSEPORT, a switch. Default: off, so that a second copy of the program fails instead of sharing silently.
+    /// On, each thread of an event server has a listener of its own at a TCP address, and the kernel distributes clients
+    /// by their addresses and ports: quicker for many short connections, uneven for long ones.
     pub reuse_port: i32,
     /// O_NONBLOCK on the listener, a switch. Default: off. oyez_accept() waits on either kind.
     pub nonblocking: i32,
@@ -115,8 +119,28 @@ pub struct oyez_server_options {
     /// Event servers: OYEZ_BACKEND_AUTO (the default), OYEZ_BACKEND_EPOLL or OYEZ_BACKEND_IO_URING. A program sees no
     /// difference but speed. A server that oyez_server_poll() drives has epoll whatever is said here.
     pub backend: i32,
+    /// The most connections at once, 1 or more. When there are as many the server stops accepting, and clients wait in
+    /// the kernel's queue until one leaves. Default: as many as the limit of descriptors (RLIMIT_NOFILE) leaves room
+    /// for, an eighth of it, at most 32 descriptors, being left to the rest of the program; -1 = no limit but the
+    /// system's.
+    pub max_connections: i32,
+    /// The most connections at once from one address, 1 or more; of IPv6 from one /64. Further ones are accepted and
+    /// closed. Clients of Unix sockets have no address. Default: no limit.
+    pub max_connections_per_address: i32,
+    /// How many connections may be accepted in a second on average, 1 or more. Further ones are accepted and closed.
+    /// Default: no limit.
+    pub accept_rate: i32,
+    /// How many of them may come at once after a pause, 1 or more. Default: as many as accept_rate.
+    pub accept_burst: i32,
     /// 0.
     pub reserved: i32,
+    /// Who may connect: addresses and networks such as "10.0.0.0/8, 2001:db8::/32, 192.0.2.1, unix", separated by
+    /// commas; "unix" is the clients of Unix sockets. With this list nobody else may. Of all networks in allow and deny
+    /// that have a client's address the longest decides, and deny where it is in both. Who may not is closed at once.
+    /// Default: NULL, everybody who is not denied. See RFC 4632.
+    pub allow: *const c_char,
+    /// Who may not connect, in the same form. Default: NULL, nobody.
+    pub deny: *const c_char,
 }
 
 /// io_uring(7) where all that is needed of it works, which is tried once; else epoll(7). The environment variable
@@ -149,9 +173,26 @@ pub const OYEZ_LOG_ERROR: i32 = 3;
 /// it may call oyez, but not wait for the server.
 ///
 ///   level  OYEZ_LOG_DEBUG to OYEZ_LOG_ERROR
-///   event  a fixed name for programs, such as "descriptors_used_up"; borrowed for the call
+///   event  a fixed name for programs, as below; borrowed for the call
 ///   text   one line for a person; borrowed for the call
 ///   user   the options' log_user
+///
+/// What happens again and again is told once when it begins, and once with its count when it has been over for some
+/// seconds, or the server ends.
+///
+///   descriptors_used_up, memory_used_up, accept_fails   accepting pauses; clients wait in the kernel's queue
+///   accepting_again                                     that is over
+///   threads_used_up, processes_used_up                  connections wait for a thread or a child
+///   max_connections_reached                             accepting pauses until somebody leaves
+///   max_connections_beyond_descriptors                  the limit of descriptors leaves room for fewer
+///   refused_by_rules, refused_by_address, refused_by_rate, refused_by_limit   clients are closed at once
+///   queue_fills, connections_dropped                    the kernel's queue is over four fifths full, or overflows
+///   handler_crashed                                     its client is reset
+///   foreign_close                                       the program closed a connection's descriptor itself
+///   listener_dead                                       a listener is none any more; the others go on
+///   address_skipped, backlog_clamped                    of oyez_server_listen()
+///   io_uring_refused                                    epoll is used in its place
+///   stopped, server_failed                              how it ended
 pub type oyez_log =
     Option<unsafe extern "C-unwind" fn(level: i32, event: *const c_char, text: *const c_char, user: *mut c_void)>;
 
@@ -235,7 +276,13 @@ unsafe impl Growing for oyez_server_options {
         max_input: 0,
         max_output: 0,
         backend: 0,
+        max_connections: 0,
+        max_connections_per_address: 0,
+        accept_rate: 0,
+        accept_burst: 0,
         reserved: 0,
+        allow: std::ptr::null(),
+        deny: std::ptr::null(),
     };
     const FIELDS: &'static [usize] = &[
         offset_of!(Self, model),
@@ -251,7 +298,13 @@ unsafe impl Growing for oyez_server_options {
         offset_of!(Self, max_input),
         offset_of!(Self, max_output),
         offset_of!(Self, backend),
+        offset_of!(Self, max_connections),
+        offset_of!(Self, max_connections_per_address),
+        offset_of!(Self, accept_rate),
+        offset_of!(Self, accept_burst),
         offset_of!(Self, reserved),
+        offset_of!(Self, allow),
+        offset_of!(Self, deny),
     ];
 }
 
@@ -354,10 +407,14 @@ fn call_hook(
 /// Reads server options.
 ///
 /// # Safety
-/// `options` is NULL, or a struct of its `size`; its log function may be called from any thread with its log_user.
+/// `options` is NULL, or a struct of its `size`, whose strings are NULL or terminated; its log function may be called
+/// from any thread with its log_user.
 pub(super) unsafe fn server(options: *const oyez_server_options, function: &'static str) -> Result<ServerOptions> {
     // SAFETY: the same contract.
     let c = unsafe { read(options, function) }?;
+    if c.reserved != 0 {
+        return Err(unknown_field(offset_of!(oyez_server_options, reserved), function, "oyez_server_options"));
+    }
     Ok(ServerOptions {
         model: match c.model {
             OYEZ_THREADS => Model::Threads,
@@ -366,10 +423,8 @@ pub(super) unsafe fn server(options: *const oyez_server_options, function: &'sta
             other => return Err(Error::invalid(function, format_args!("model is {other}, which is none"))),
         },
         workers: number(c.workers, 1, 65_536, function, "workers")?.map(i32::unsigned_abs),
-        idle_timeout: duration(c.idle_timeout_ms, function, "idle_timeout_ms")?,
-        read_timeout: duration(c.read_timeout_ms, function, "read_timeout_ms")?,
-        write_timeout: duration(c.write_timeout_ms, function, "write_timeout_ms")?,
-        lifetime: duration(c.lifetime_ms, function, "lifetime_ms")?,
+        // SAFETY: the strings are as this function's contract says.
+        limits: unsafe { limits(&c, function) }?,
         drain: match number(c.drain_ms, -1, i32::MAX, function, "drain_ms")? {
             None => ServerOptions::default().drain,
             Some(milliseconds) => drain(milliseconds),
@@ -387,6 +442,41 @@ pub(super) unsafe fn server(options: *const oyez_server_options, function: &'sta
             OYEZ_BACKEND_IO_URING => Backend::IoUring,
             other => return Err(Error::invalid(function, format_args!("backend is {other}, which is none"))),
         },
+    })
+}
+
+/// What oyez_server_set_limits() changes.
+///
+/// # Safety
+/// The strings are NULL or terminated.
+unsafe fn limits(c: &oyez_server_options, function: &'static str) -> Result<Limits> {
+    let most = |value, name| number(value, 1, i32::MAX, function, name).map(|most| most.map(i32::unsigned_abs));
+    let (rate, burst) = (most(c.accept_rate, "accept_rate")?, most(c.accept_burst, "accept_burst")?);
+    if rate.is_none() && burst.is_some() {
+        return Err(Error::invalid(function, format_args!("accept_burst is set without accept_rate")));
+    }
+    // SAFETY: NULL or terminated by this function's contract.
+    let allow = unsafe { optional_bytes(c.allow) };
+    // SAFETY: as above.
+    let deny = unsafe { optional_bytes(c.deny) };
+    let rules = Rules::read(allow, deny).map_err(|fault| {
+        let text = Text::format(format_args!("{}: {}", fault.list, fault.error));
+        let hint = fault.error.hint_text();
+        Error::invalid(function, format_args!("{text}")).hint(format_args!("{hint}"))
+    })?;
+    Ok(Limits {
+        max_connections: match number(c.max_connections, -1, i32::MAX, function, "max_connections")? {
+            None => MaxConnections::Descriptors,
+            Some(-1) => MaxConnections::Unlimited,
+            Some(number) => MaxConnections::Number(number.unsigned_abs()),
+        },
+        max_connections_per_address: most(c.max_connections_per_address, "max_connections_per_address")?,
+        accept_rate: rate.map(|per_second| Rate { per_second, burst: burst.unwrap_or(per_second) }),
+        rules: Arc::new(rules),
+        idle_timeout: duration(c.idle_timeout_ms, function, "idle_timeout_ms")?,
+        read_timeout: duration(c.read_timeout_ms, function, "read_timeout_ms")?,
+        write_timeout: duration(c.write_timeout_ms, function, "write_timeout_ms")?,
+        lifetime: duration(c.lifetime_ms, function, "lifetime_ms")?,
     })
 }
 
@@ -462,7 +552,7 @@ mod tests {
     #[test]
     fn the_structs_have_no_padding() {
         assert_no_padding::<oyez_listen_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 8]);
-        assert_no_padding::<oyez_server_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 4, 4]);
+        assert_no_padding::<oyez_server_options>(&[4, 4, 4, 4, 4, 4, 4, 4, 8, 8, 8, 8, 4, 4, 4, 4, 4, 4, 8, 8]);
     }
 
     #[test]

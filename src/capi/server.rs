@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::connection::oyez_conn;
 use super::options::{self, Shared, oyez_listen_options, oyez_server_options};
-use super::{bytes, guard, null};
+use super::{bytes, copy_text, guard, null, output};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::serve::{ConnectionId, Handler, Server, ServerId, Snapshot};
@@ -30,19 +30,19 @@ pub type oyez_server = i32;
 pub struct oyez_stats {
     /// The struct's size in bytes, set by OYEZ_STATS_INIT.
     pub size: usize,
-    /// Connections accepted.
+    /// Connections accepted; those that were refused then are not among them.
     pub accepted: u64,
     /// Connections that are open now.
     pub active: u64,
     /// Handlers that crashed: a child process that a signal or a non-zero exit ended, a Rust handler that panicked.
     pub handler_failures: u64,
-    /// Connections refused by a limit on connections.
+    /// Connections refused because no number was left for them. At max_connections nobody is refused: clients wait.
     pub refused_limit: u64,
-    /// Connections refused by the limit for their address.
+    /// Connections refused by max_connections_per_address.
     pub refused_address: u64,
-    /// Connections refused by the rate limit.
+    /// Connections refused by accept_rate.
     pub refused_rate: u64,
-    /// Connections refused by the allow and deny rules.
+    /// Connections refused by the allow and deny lists.
     pub refused_rules: u64,
     /// Connections refused for their PROXY header.
     pub refused_proxy: u64,
@@ -279,9 +279,38 @@ pub extern "C" fn oyez_server_resume(server: oyez_server) -> i32 {
     guard(|| find(server, "oyez_server_resume")?.pause(false).map(|()| 0))
 }
 
+/// Changes the limits of a server, also while it runs.
+///
+/// It takes max_connections, max_connections_per_address, accept_rate, accept_burst, allow and deny, which hold at once,
+/// and idle_timeout_ms, read_timeout_ms, write_timeout_ms and lifetime_ms for the connections accepted from then on.
+/// What is zero gets its default again; the struct's other fields are not looked at beyond their range. Nobody who is
+/// connected is closed.
+///
+/// Parameters
+///   server   a server
+///   options  borrowed; NULL = defaults
+/// Returns 0, or -1 with errno and oyez_last_error() set; then nothing has changed.
+/// Errors
+///   OYEZ_INVALID_ARGUMENT  an option is out of its range, or a list has a fault, which the hint shows
+///   OYEZ_CLOSED, OYEZ_FORKED
+/// Threads: any, also from a handler. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn oyez_server_set_limits(server: oyez_server, options: *const oyez_server_options) -> i32 {
+    guard(|| {
+        // SAFETY: the documentation asks for NULL or a struct of its size.
+        let options = unsafe { options::server(options, "oyez_server_set_limits") }?;
+        find(server, "oyez_server_set_limits")?.set_limits(&options.limits);
+        Ok(0)
+    })
+}
+
 /// Asks a server to stop, and returns at once.
 ///
-/// Clients whose connection the kernel has completed are still accepted and served; then the listeners are closed.
+/// Clients whose connection the kernel has completed, or is completing, are still accepted and served; then the listeners
+/// are closed. New clients are kept out meanwhile, so that none is connected and then reset: by a filter where the process
+/// has CAP_NET_ADMIN, else by steering them to a socket of the same port whose queue is full. Neither is possible for
+/// Unix sockets, for listeners with reuse_port or interface, and for those that others share (adopted, inherited): they
+/// are closed when their queue has been seen empty.
 /// What is unfinished when drain_ms are over is reset, so that its client can tell, and counted. A second call, and
 /// any call while a signal's stop is under way, ends the drain time at once.
 ///
@@ -374,10 +403,10 @@ fn c_stats(size: usize, snapshot: &Snapshot) -> oyez_stats {
         accepted: snapshot.accepted,
         active: snapshot.active,
         handler_failures: snapshot.handler_failures,
-        refused_limit: 0,
-        refused_address: 0,
-        refused_rate: 0,
-        refused_rules: 0,
+        refused_limit: snapshot.refused_limit,
+        refused_address: snapshot.refused_address,
+        refused_rate: snapshot.refused_rate,
+        refused_rules: snapshot.refused_rules,
         refused_proxy: 0,
         refused_tls: 0,
         accept_errors: snapshot.accept_errors,
@@ -392,6 +421,33 @@ fn c_stats(size: usize, snapshot: &Snapshot) -> oyez_stats {
         backlog: snapshot.backlog,
         dropped: snapshot.dropped,
     }
+}
+
+/// Gives a server's statistics as text, in the exposition format of Prometheus.
+///
+/// It has what oyez_server_stats() gives, failed accepts by errno, refusals by reason, and queue, backlog and drops of
+/// each listener. The names begin with "oyez_". Between two calls the text may grow.
+///
+/// Parameters
+///   server  a server
+///   text    receives the text, terminated, as far as it fits; NULL where size is 0
+///   size    of text in bytes
+/// Returns
+///   >= 0  the length of the whole text, as snprintf(3); where it is `size` or more the text was cut
+///   -1    errno and oyez_last_error() are set
+/// Errors
+///   OYEZ_INVALID_ARGUMENT  text is NULL and size is not 0
+///   OYEZ_LIMIT_REACHED     no memory for the text
+///   OYEZ_CLOSED, OYEZ_FORKED
+/// Threads: any, also from a handler. Since 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn oyez_server_stats_text(server: oyez_server, text: *mut c_char, size: usize) -> i32 {
+    guard(|| {
+        let stats = find(server, "oyez_server_stats_text")?.stats_text()?;
+        // SAFETY: the documentation asks for NULL or `size` writable bytes.
+        let buffer = unsafe { output(text.cast(), size, "oyez_server_stats_text") }?;
+        Ok(copy_text(&stats, buffer))
+    })
 }
 
 /// Accepts one connection by hand, from whichever listener of the server has one.

@@ -89,6 +89,9 @@ pub struct UnixSocket {
 /// such sockets are not listed.
 const BOUND_INACTIVE: u8 = 13;
 
+/// TCP_NEW_SYN_RECV of the same file: a handshake is under way, which so far has no socket.
+const NEW_SYN_RECV: u8 = 12;
+
 /// Where idiag_expires stands in struct inet_diag_msg, in milliseconds: the crate leaves it out for TIME_WAIT.
 const EXPIRES: std::ops::Range<usize> = 52..56;
 
@@ -126,13 +129,33 @@ pub fn connections_at_port(
     budget: Budget,
     mut look: impl FnMut(PortSocket),
 ) -> Result<(), Errno> {
-    /// What takes some 30 ms.
-    const MOST: u64 = 50_000;
-    if system::connections().is_some_and(|count| count > MOST) {
+    if !few_connections() {
         return Err(Errno::TIMEDOUT);
     }
     let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::CLOSE;
     with_states(Protocol::Tcp, port, states, ipv6, budget, &mut look)
+}
+
+/// Whether a handshake is under way at a port of IPv6 or of IPv4 sockets, as far as the kernel tells at little cost.
+pub fn has_handshakes(port: u16, ipv6: bool) -> bool {
+    let mut found = false;
+    let states = StateFlags::SYN_RECV | StateFlags::from_bits_retain(1 << NEW_SYN_RECV);
+    // A client of IPv4 has a socket of its family also where that of the listener is for both.
+    for ipv6 in [ipv6, false] {
+        if few_connections() && !found {
+            let _ = with_states(Protocol::Tcp, port, states.clone(), ipv6, Budget::new(), &mut |_| found = true);
+        }
+        if !ipv6 {
+            break;
+        }
+    }
+    found
+}
+
+/// Whether there are so few connections on this host that the kernel goes through them in no more than some 30 ms.
+fn few_connections() -> bool {
+    const MOST: u64 = 50_000;
+    system::connections().is_none_or(|count| count <= MOST)
 }
 
 fn with_states(

@@ -1,16 +1,19 @@
 //! Accepting for a server, whatever goes wrong: no spinning, no dead listener, one report an episode.
 
 use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
+use super::admission::{Refusal, Source};
 use super::connection::Owned;
+use super::episodes::Kind;
 use super::listeners::Listening;
 use super::{Level, Server, counters, table};
-use crate::accept::{self, RETRIES_AT_ONCE, Verdict};
+use crate::accept::{self, Peer, RETRIES_AT_ONCE, Verdict};
 use crate::deadline::Deadline;
 use crate::diagnose;
 use crate::error::Error;
@@ -22,6 +25,12 @@ const CALM: Duration = Duration::from_secs(1);
 /// How long accepting rests after a failure that stays: doubled from the first to the last.
 const FIRST_REST: Duration = Duration::from_millis(5);
 const LONGEST_REST: Duration = Duration::from_millis(100);
+
+/// What becomes of clients meanwhile.
+const WAITING: &str = "accepting pauses, clients wait in the kernel's queue";
+
+/// How many clients in a row may be refused before others get their turn.
+const REFUSALS: usize = 64;
 
 /// A time in which accepting fails for a reason that only time, or somebody else, can end.
 #[derive(Debug, Default)]
@@ -119,14 +128,15 @@ impl Shortage {
 }
 
 impl Server {
-    /// Accepts from any listener that may have somebody waiting.
+    /// Accepts from any listener that may have somebody waiting, but those that other loops accept from.
     pub(super) fn accept_any(self: &Arc<Self>) -> Option<Owned> {
         if !self.listeners().take_ready() {
             return None;
         }
+        let all = self.slot().stop().is_some() || !self.workers().are_started();
         let (mut index, mut accepted) = (0, None);
         while let Some(listener) = self.listeners().get(index).filter(|_| accepted.is_none()) {
-            if listener.is_ready() {
+            if listener.is_ready() && (all || listener.is_of(0)) {
                 accepted = self.accept_from(&listener);
                 // It was not emptied, or accepting rests.
                 if listener.is_ready() {
@@ -141,25 +151,43 @@ impl Server {
         accepted
     }
 
-    /// Accepts from a listener; `None` where nobody waits, or accepting has to rest.
-    fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
-        loop {
-            if self.shortage().rests().is_some() {
-                return None;
+    /// Accepts from the listeners of one lane.
+    pub(super) fn accept_of_lane(self: &Arc<Self>, lane: usize) -> Option<Owned> {
+        let mut index = 0;
+        while let Some(listener) = self.listeners().get(index) {
+            index += 1;
+            if listener.is_of(lane)
+                && listener.is_ready()
+                && let Some(accepted) = self.accept_from(&listener)
+            {
+                return Some(accepted);
             }
-            if !table::has_room() {
-                self.shortage_begins(Errno::NOMEM);
+        }
+        None
+    }
+
+    /// Accepts from a listener; `None` where nobody waits, there is no room, or accepting has to rest.
+    fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
+        let mut refusals = 0;
+        // In a stop the queue is emptied whoever waits in it, and nobody new comes.
+        while refusals < REFUSALS || self.slot().stop().is_some() {
+            if self.shortage().rests().is_some() || !self.take_place() {
                 return None;
             }
             listener.keep_nonblocking();
-            let errno = match accept::try_accept(std::os::fd::AsFd::as_fd(listener)) {
-                Ok((socket, peer)) => {
-                    self.shortage().works();
-                    counters::add(&self.counters().accepted, 1);
-                    return Owned::open(self, socket, &peer, self.is_by_hand());
-                }
+            let accepted = accept::try_accept(listener.as_fd());
+            let errno = match accepted {
+                Ok((socket, peer)) => match self.admit(socket, &peer) {
+                    Some(admitted) => return Some(admitted),
+                    None => {
+                        self.leave_place();
+                        refusals += 1;
+                        continue;
+                    }
+                },
                 Err(errno) => errno,
             };
+            self.leave_place();
             match self.judge(listener, errno) {
                 Verdict::Empty | Verdict::Dead => return None,
                 Verdict::Retry => {}
@@ -172,6 +200,90 @@ impl Server {
                 }
             }
         }
+        None
+    }
+
+    /// Takes a place for a connection; where there is none, nobody is accepted until one is given back.
+    fn take_place(&self) -> bool {
+        if !table::has_room() {
+            self.shortage_begins(Errno::NOMEM);
+            return false;
+        }
+        let admission = self.admission();
+        // Connections that are over, and only linger, make room where descriptors are the limit.
+        let more = || admission.look_at_descriptors() || self.evict_lingering() && admission.look_at_descriptors();
+        if admission.take_place() || admission.most().is_none() && more() && admission.take_place() {
+            return true;
+        }
+        match admission.most() {
+            Some(most) => {
+                let line = format_args!("{most} connections are open, as many as may be; {WAITING}");
+                self.note(Kind::Full, 1, line);
+            }
+            None => self.descriptors_leave_no_room(),
+        }
+        false
+    }
+
+    /// There are as many connections as the limit of descriptors leaves room for: the same as if there were none left.
+    fn descriptors_leave_no_room(&self) {
+        if self.shortage().begin(Errno::MFILE) {
+            counters::add(&self.counters().descriptor_pauses, 1);
+            let most = self.active();
+            let error = || {
+                let cause = format_args!("{most} connections are open, and the rest is left to the program");
+                diagnose::for_limits(Error::system("accept", Errno::MFILE)).and_because(cause)
+            };
+            self.report_shortage(c"descriptors_used_up", error, WAITING);
+        }
+    }
+
+    /// Gives a place back.
+    pub(super) fn leave_place(&self) {
+        if self.admission().leave_place() {
+            self.wake();
+        }
+    }
+
+    /// Gives an accepted client a number, unless it is refused.
+    pub(super) fn admit(self: &Arc<Self>, socket: OwnedFd, peer: &Peer) -> Option<Owned> {
+        self.shortage().works();
+        let counted = match self.admission().admit(peer) {
+            Ok(counted) => counted,
+            Err(refusal) => {
+                self.refused(refusal, peer);
+                return None;
+            }
+        };
+        let addresses = self.admission().addresses();
+        let Some(admitted) = Owned::open(self, socket, peer, counted) else {
+            if counted {
+                addresses.leave(Source::of(peer));
+            }
+            self.refused(Refusal::Limit, peer);
+            return None;
+        };
+        counters::add(&self.counters().accepted, 1);
+        if !counted && addresses.are_counted() {
+            // They may be since a moment ago.
+            admitted.slot().count_address(self);
+        }
+        Some(admitted)
+    }
+
+    /// Counts a client that is refused, and reports the first of many.
+    fn refused(&self, refusal: Refusal, peer: &Peer) {
+        let counters = self.counters();
+        let (counter, kind, why) = match refusal {
+            Refusal::Rules => (&counters.refused_rules, Kind::RefusedByRules, "by the allow and deny lists"),
+            Refusal::Address => {
+                (&counters.refused_address, Kind::RefusedByAddress, "its address has as many connections as one may")
+            }
+            Refusal::Rate => (&counters.refused_rate, Kind::RefusedByRate, "more come in a second than may"),
+            Refusal::Limit => (&counters.refused_limit, Kind::RefusedByLimit, "there is no number left for it"),
+        };
+        counters::add(counter, 1);
+        self.note(kind, 1, format_args!("client {} is refused: {why}", peer.text()));
     }
 
     /// What a failed accept means here, noted and reported.
@@ -184,6 +296,7 @@ impl Server {
         }
         if errno != Errno::INTR {
             counters::add(&self.counters().accept_errors, 1);
+            self.errors().count(errno);
         }
         match verdict {
             Verdict::Retry if self.shortage().retries.fetch_add(1, Ordering::Relaxed) < RETRIES_AT_ONCE => verdict,
@@ -193,7 +306,7 @@ impl Server {
             }
             Verdict::Dead => {
                 self.report(Level::Error, c"listener_dead", format_args!("{}", Error::system("accept", errno)));
-                if self.listeners().bury(listener, self.epoll()) {
+                if self.listeners().bury(listener, self.sets()) {
                     self.fail(Error::system("accept", errno));
                 }
                 verdict
@@ -213,7 +326,7 @@ impl Server {
         };
         counters::add(&self.counters().descriptor_pauses, 1);
         let error = || diagnose::for_limits(Error::system("accept", errno));
-        self.report_shortage(event, error, "accepting pauses, clients wait in the kernel's queue");
+        self.report_shortage(event, error, WAITING);
     }
 
     /// Reports that something is used up: which limit it was, what happens meanwhile, and how it is raised.

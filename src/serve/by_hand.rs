@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
@@ -11,7 +12,7 @@ use super::server::Phase;
 use super::{ConnectionId, Server};
 use crate::deadline::Deadline;
 use crate::diagnose;
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 impl Server {
     /// Accepts one connection from any listener.
@@ -39,17 +40,22 @@ impl Server {
         loop {
             let stop = self.slot().stop();
             if stop.is_some() || !self.is_paused() {
+                if stop.is_some() && !self.refuses.swap(true, Ordering::AcqRel) {
+                    self.refuse_beginners();
+                }
                 self.listeners().set_all_ready();
-                if let Some(accepted) = self.accept_any() {
+                if let Some(accepted) = self.next_in_turn().or_else(|| self.accept_any()) {
+                    self.look_at_queues();
                     let id = accepted.id();
                     let fd = super::Connection::find(id, function)?.expose()?;
                     return Ok((id, fd));
                 }
             }
             // A shortage does not outlast the drain time.
-            if stop.is_some_and(|stop| stop.is_over() || self.shortage().rests().is_none()) {
+            let may_come = self.shortage().rests().is_some() || self.admission().is_full();
+            if stop.is_some_and(|stop| stop.is_over() || !may_come) {
                 // Nobody waits any more.
-                self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
+                self.listeners().close_if(self.sets(), |listener| !listener.is_ready());
                 return Err(match self.take_failure() {
                     Some(error) => error,
                     None => Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")),
@@ -68,6 +74,11 @@ impl Server {
     fn nobody_in_time(&self, function: &'static str) -> Error {
         match self.shortage().rests() {
             Some(errno) => diagnose::for_limits(Error::system("accept", errno)),
+            None if self.admission().is_full() => {
+                Error::system(function, Errno::AGAIN).with_code(Code::LimitReached).because(format_args!(
+                    "there are as many connections as max_connections allows, and none was closed in time"
+                ))
+            }
             None => Error::system(function, Errno::AGAIN).because(format_args!("nobody came in time")),
         }
     }
@@ -140,14 +151,14 @@ impl Server {
                 }
                 self.lingering().hasten(self.epoll(), |number| super::token::Token::Linger(number).into());
                 if self.nobody_waits() {
-                    self.listeners().close_if(self.epoll(), |_| true);
+                    self.listeners().close_if(self.sets(), |_| true);
                     continue;
                 }
             }
             if limit.is_over() {
                 return Ok(false);
             }
-            self.listeners().watch(false, self.epoll());
+            self.listeners().watch(false, self.sets());
             let next = limit.earlier(stop.unwrap_or(Deadline::NEVER));
             self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
         }
@@ -188,7 +199,7 @@ impl Server {
                 self.wait_for_end(Deadline::NEVER);
             }
         }
-        self.listeners().close_if(self.epoll(), |_| true);
+        self.listeners().close_if(self.sets(), |_| true);
         self.lingering().clear();
         self.set_phase(Phase::Ended);
         if let Some(thread) = self.take_thread() {

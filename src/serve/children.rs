@@ -13,6 +13,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::time::Timespec;
 
 use super::Server;
 use super::connection::{Ending, Owned};
@@ -28,32 +29,39 @@ use crate::sys::{self, signal};
 const REST: Duration = Duration::from_millis(50);
 
 /// How long a loop rests that hears of no event.
-const BRIEF: rustix::time::Timespec = rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+const BRIEF: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+
+/// How often, and how long apart, it is looked whether a new child has closed its copies; that of a program that stops
+/// its children is not waited for.
+const LOOKS: usize = 500;
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
 
 /// A server's children.
 pub struct Children {
     state: Mutex<State>,
     /// Which places' handlers have returned, said by the children themselves. A program that ignores SIGCHLD, or waits
     /// for any child, keeps their exit status from everybody else.
-    returned: Shared<Returned>,
+    returned: Shared<Bits>,
+    /// Which places' children have closed their copies of the server's descriptors.
+    apart: Shared<Bits>,
 }
 
 /// A bit for each place.
-struct Returned([AtomicU64; 1024]);
+struct Bits([AtomicU64; 1024]);
 
-impl Plain for Returned {}
+impl Plain for Bits {}
 
-impl Default for Returned {
+impl Default for Bits {
     fn default() -> Self {
         Self(std::array::from_fn(|_| AtomicU64::new(0)))
     }
 }
 
-impl Returned {
-    fn set(&self, place: usize, returned: bool) {
+impl Bits {
+    fn set(&self, place: usize, value: bool) {
         let bit = 1 << (place % 64);
         match self.0.get(place / 64) {
-            Some(word) if returned => drop(word.fetch_or(bit, Ordering::AcqRel)),
+            Some(word) if value => drop(word.fetch_or(bit, Ordering::AcqRel)),
             Some(word) => drop(word.fetch_and(!bit, Ordering::AcqRel)),
             None => {}
         }
@@ -98,7 +106,8 @@ impl Children {
         children.resize_with(most, || None);
         let state = State { children, running: 0, most, waiting: VecDeque::new(), no_fork_until: None };
         let returned = Shared::new().map_err(failed("mmap"))?;
-        Ok(Self { state: Mutex::new(state), returned })
+        let apart = Shared::new().map_err(failed("mmap"))?;
+        Ok(Self { state: Mutex::new(state), returned, apart })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -115,6 +124,22 @@ impl Children {
     pub fn is_quiet(&self) -> bool {
         let state = self.state();
         state.running == 0 && state.waiting.is_empty()
+    }
+
+    /// Waits until no child has a copy of a listener: one would keep it open. False where none had any.
+    pub fn wait_for_copies(&self) -> bool {
+        let mut waited = false;
+        for _ in 0..LOOKS {
+            let state = self.state();
+            let mut children = state.children.iter().enumerate();
+            if children.all(|(place, child)| child.is_none() || self.apart.get(place)) {
+                break;
+            }
+            drop(state);
+            waited = true;
+            let _ = rustix::thread::nanosleep(&LOOK);
+        }
+        waited
     }
 
     /// Makes a child for a connection, or keeps the connection until there can be one.
@@ -141,6 +166,7 @@ impl Children {
             let Some(connection) = state.waiting.pop_front() else { return };
             drop(state);
             self.returned.set(place, false);
+            self.apart.set(place, false);
             match process::fork() {
                 Ok(Fork::Child) => self.run_child(server, connection, place),
                 Ok(Fork::Parent(pid)) => self.adopt(server, place, pid, connection),
@@ -275,6 +301,7 @@ impl Children {
         signal::ignore_stop_signals();
         self.close_copies();
         server.close_copies();
+        self.apart.set(place, true);
         server.restore_mask_for_child();
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             connection.serve_in_child(|id| server.handle(id));

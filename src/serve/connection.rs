@@ -11,9 +11,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use super::admission::Source;
 use super::events::{self, Place};
 use super::table::{self, ConnectionId, Index, State};
-use super::{Options, Server, counters, transfer};
+use super::{Server, counters, transfer};
 use crate::accept::Peer;
 use crate::deadline::{self, Deadline};
 use crate::error::{Code, Error, Result};
@@ -71,6 +72,8 @@ pub struct Slot {
     queued: AtomicUsize,
     /// Set when the program, or its loop, has begun to end it.
     ends: AtomicBool,
+    /// Set where its address counts it, and it is to leave there.
+    counted: AtomicBool,
     peer: Mutex<PeerAddress>,
     server: Mutex<Option<Arc<Server>>>,
 }
@@ -115,19 +118,16 @@ impl Default for Slot {
             place: AtomicU64::new(0),
             queued: AtomicUsize::new(0),
             ends: AtomicBool::new(false),
+            counted: AtomicBool::new(false),
             peer: Mutex::new(PeerAddress::Unknown),
             server: Mutex::new(None),
         }
     }
 }
 
-fn milliseconds(time: Option<Duration>) -> u32 {
-    time.map_or(NO_LIMIT, |time| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).max(1))
-}
-
 /// How long the server lets its connections be silent.
 fn server_idle(slot: &Slot) -> u32 {
-    slot.server().map_or(NO_LIMIT, |server| milliseconds(server.options().idle_timeout))
+    slot.server().map_or(NO_LIMIT, |server| server.admission().times().idle)
 }
 
 fn limit(milliseconds: &AtomicU32) -> Option<Duration> {
@@ -146,14 +146,16 @@ pub struct Owned {
 
 impl Owned {
     /// Gives an accepted descriptor a number. Where there is none left the client is reset.
-    pub fn open(server: &Arc<Server>, fd: OwnedFd, peer: &Peer, by_hand: bool) -> Option<Self> {
+    /// `counted` tells whether its address counts it.
+    pub fn open(server: &Arc<Server>, fd: OwnedFd, peer: &Peer, counted: bool) -> Option<Self> {
         use std::os::fd::IntoRawFd;
         let Some((id, slot)) = table::take() else {
             sys::socket::reset(std::os::fd::AsFd::as_fd(&fd));
             return None;
         };
-        slot.fill(server.options());
-        slot.by_hand.store(u8::from(by_hand), Ordering::Relaxed);
+        slot.fill(server.admission().times());
+        slot.counted.store(counted, Ordering::Relaxed);
+        slot.by_hand.store(u8::from(server.is_by_hand()), Ordering::Relaxed);
         slot.sequential.store(u8::from(server.is_sequential()), Ordering::Relaxed);
         *slot.peer.lock().unwrap_or_else(PoisonError::into_inner) = match peer.socket_address() {
             None => PeerAddress::Unknown,
@@ -357,7 +359,7 @@ pub fn is_in_handler_of(server: &Server) -> bool {
 }
 
 impl Slot {
-    fn fill(&self, options: &Options) {
+    fn fill(&self, times: Times) {
         self.ending.store(Ending::Close as u8, Ordering::Relaxed);
         self.at_end.store(0, Ordering::Relaxed);
         self.cut.store(0, Ordering::Relaxed);
@@ -368,11 +370,11 @@ impl Slot {
         self.lane.store(0, Ordering::Relaxed);
         self.queued.store(0, Ordering::Relaxed);
         self.ends.store(false, Ordering::Relaxed);
-        self.read_ms.store(milliseconds(options.read_timeout), Ordering::Relaxed);
-        self.write_ms.store(milliseconds(options.write_timeout), Ordering::Relaxed);
-        self.idle_ms.store(milliseconds(options.idle_timeout), Ordering::Relaxed);
-        self.lifetime_ms.store(milliseconds(options.lifetime), Ordering::Relaxed);
-        if options.lifetime.is_some() {
+        self.read_ms.store(times.read, Ordering::Relaxed);
+        self.write_ms.store(times.write, Ordering::Relaxed);
+        self.idle_ms.store(times.idle, Ordering::Relaxed);
+        self.lifetime_ms.store(times.lifetime, Ordering::Relaxed);
+        if times.lifetime != NO_LIMIT {
             self.opened.store(deadline::clock(), Ordering::Relaxed);
         }
     }
@@ -402,6 +404,11 @@ impl Slot {
         let ending = self.ending.load(Ordering::Relaxed);
         let at_end = self.at_end.load(Ordering::Relaxed) != 0;
         let was_cut = self.cut.load(Ordering::Relaxed) != 0;
+        if self.counted.swap(false, Ordering::Relaxed)
+            && let Some(server) = &server
+        {
+            server.admission().addresses().leave(self.source());
+        }
         let socket = self.take_socket(fd, ending, server.as_deref());
         table::give_back(self);
         let server = server?;
@@ -439,6 +446,27 @@ impl Slot {
             return None;
         }
         Some(sys::own(socket))
+    }
+
+    /// Where its peer comes from.
+    fn source(&self) -> Source {
+        match *self.peer.lock().unwrap_or_else(PoisonError::into_inner) {
+            PeerAddress::Unknown => Source::Unknown,
+            PeerAddress::V4(address) => Source::of_ip((*address.ip()).into()),
+            PeerAddress::V6 { ip, .. } => Source::of_ip(ip.into()),
+            PeerAddress::Unix => Source::Unix,
+        }
+    }
+
+    /// Lets its address count it, where it is a connection of that server and is not counted.
+    pub fn count_address(&self, server: &Server) {
+        if !self.is_of(server) || !self.state.pin(ConnectionId::of_slot(self)) {
+            return;
+        }
+        if !self.counted.swap(true, Ordering::AcqRel) && !server.admission().addresses().note(self.source()) {
+            self.counted.store(false, Ordering::Relaxed);
+        }
+        self.leave();
     }
 
     /// Whether the slot holds an open connection of that server.

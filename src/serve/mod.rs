@@ -6,24 +6,31 @@
 //! taken by the calls on it.
 
 mod acceptor;
+mod admission;
 mod by_hand;
 mod children;
 mod connection;
 mod counters;
+mod episodes;
 mod events;
+mod exposition;
 mod linger;
 mod listeners;
 mod log;
 mod options;
 mod pool;
+mod queues;
 mod registry;
 mod run;
 mod server;
 mod signals;
+mod sink;
+mod stop;
 mod table;
 mod token;
 mod transfer;
 
+pub use admission::{Limits, MaxConnections, Rate, RuleFault, Rules};
 pub use connection::Connection;
 pub use counters::Snapshot;
 pub use events::{Events, OnClose, OnConnection, OnData};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Log;
+use super::{Limits, Log};
 
 /// Where handlers run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,10 +41,7 @@ const MAX_OUTPUT: usize = 16 * 1024 * 1024;
 pub struct Options {
     pub model: Model,
     pub workers: Option<u32>,
-    pub idle_timeout: Option<Duration>,
-    pub read_timeout: Option<Duration>,
-    pub write_timeout: Option<Duration>,
-    pub lifetime: Option<Duration>,
+    pub limits: Limits,
     /// `None` waits for all.
     pub drain: Option<Duration>,
     pub stop_on_signals: bool,
@@ -61,10 +58,7 @@ impl Default for Options {
         Self {
             model: Model::default(),
             workers: None,
-            idle_timeout: None,
-            read_timeout: None,
-            write_timeout: None,
-            lifetime: None,
+            limits: Limits::default(),
             // Shorter than what service managers grant (docker stop: 10 s).
             drain: Some(Duration::from_secs(5)),
             stop_on_signals: false,

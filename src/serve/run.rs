@@ -2,20 +2,18 @@
 
 use std::mem::MaybeUninit;
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, Event};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
-use rustix::time::Timespec;
 
-use super::connection::{self, Owned};
-use super::counters::add;
+use super::connection::Owned;
 use super::events::{Choice, EventLoop, Place, on_lane, on_own_loop};
 use super::server::Phase;
 use super::token::Token;
-use super::{Level, Server, signals, table};
+use super::{Level, Server, signals};
 use crate::deadline::Deadline;
 use crate::diagnose;
 use crate::error::{Error, Result};
@@ -24,27 +22,10 @@ use crate::sys::socket;
 use crate::sys::thread::{self, Main};
 
 /// How many connections one turn accepts before others get their turn.
-const ACCEPTS: usize = 64;
+pub const ACCEPTS: usize = 64;
 
 /// How many events one turn takes.
 const EVENTS: usize = 256;
-
-/// How long the kernel may take to complete a handshake on this host.
-const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000 };
-
-/// How long handlers whose connections were cut get to return.
-const GRACE: Duration = Duration::from_millis(250);
-
-/// How far a stop has come.
-#[derive(Debug)]
-pub struct Drain {
-    /// How many connections were under way at its beginning.
-    under_way: usize,
-    /// How many had been drained before.
-    drained: u64,
-    /// Lingering connections have been told to hurry.
-    hastened: bool,
-}
 
 impl Server {
     /// Runs until stopped and drained, on this thread.
@@ -150,7 +131,7 @@ impl Server {
         self.end_workers();
         self.release_signals();
         // Where it did not even begin, nobody else would tell those who wait.
-        self.listeners().close_if(self.epoll(), |_| true);
+        self.listeners().close_if(self.sets(), |_| true);
         self.set_phase(Phase::Ended);
         if self.slot().is_closed_by_handler() {
             self.slot().release();
@@ -176,27 +157,32 @@ impl Server {
         while self.slot().stop().is_none() {
             let more = self.accept_some();
             self.watch_listeners();
-            let wait = if more { Deadline::after(Duration::ZERO) } else { Deadline::NEVER };
+            let wait = if more { Deadline::after(Duration::ZERO) } else { self.next_look_at_queues() };
             self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
+            if !self.listeners().are_watched() {
+                self.look_at_queues();
+            }
         }
         Ok(())
     }
 
     /// Accepts what there is room for; true where more may be waiting.
     pub(super) fn accept_some(self: &Arc<Self>) -> bool {
-        for _ in 0..ACCEPTS {
-            if !self.may_accept() {
+        for accepted in 0..ACCEPTS {
+            let next = if self.may_accept() { self.accept_any() } else { None };
+            let Some(connection) = next else {
+                if accepted > 0 {
+                    self.look_at_queues();
+                }
                 return false;
-            }
-            match self.accept_any() {
-                Some(connection) => self.dispatch(connection),
-                None => return false,
-            }
+            };
+            self.dispatch(connection);
         }
+        self.look_at_queues();
         true
     }
 
-    fn may_accept(&self) -> bool {
+    pub(super) fn may_accept(&self) -> bool {
         self.slot().stop().is_none() && !self.is_paused() && self.has_room()
     }
 
@@ -218,7 +204,7 @@ impl Server {
     }
 
     /// Gives a connection to its handler.
-    fn dispatch(self: &Arc<Self>, connection: Owned) {
+    pub(super) fn dispatch(self: &Arc<Self>, connection: Owned) {
         match (self.pool(), self.children()) {
             (Some(pool), _) => pool.give(self, connection),
             (_, Some(children)) => children.give(self, connection),
@@ -229,8 +215,9 @@ impl Server {
 
     /// Watches the listeners while accepting from them has a point: a ready one would make the loop spin otherwise.
     pub(super) fn watch_listeners(&self) {
-        let watch = !self.is_paused() && self.shortage().rests().is_none() && self.has_room();
-        self.listeners().watch(watch, self.epoll());
+        let room = self.has_room() && !self.admission().is_full();
+        let watch = !self.is_paused() && self.shortage().rests().is_none() && room;
+        self.listeners().watch(watch, self.sets());
     }
 
     /// Waits for something to happen, at most until `limit`, and looks after it.
@@ -271,6 +258,7 @@ impl Server {
     fn look_after(self: &Arc<Self>, children_ended: bool) {
         self.lingering().expire();
         self.look_after_shortage();
+        self.look_after_episodes(false);
         if let Some(pool) = self.pool() {
             pool.staff(self);
         }
@@ -286,169 +274,8 @@ impl Server {
         let pool = self.pool().map_or(Deadline::NEVER, super::pool::Pool::next_try);
         let children = self.children().map_or(Deadline::NEVER, super::children::Children::next_look);
         let own = on_own_loop(self, EventLoop::next_look).unwrap_or(Deadline::NEVER);
-        self.shortage().next_look().earlier(self.lingering().deadline()).earlier(pool).earlier(children).earlier(own)
-    }
-
-    /// Begins a stop: lets nobody begin to connect, and takes those in who have been connected.
-    pub(super) fn begin_drain(self: &Arc<Self>) -> Drain {
-        let drain = Drain {
-            under_way: self.active(),
-            drained: super::counters::value(&self.counters().drained),
-            hastened: false,
-        };
-        self.wake_lanes();
-        if self.listeners().refuse_beginners() {
-            // Who began before that is being connected on another processor, or has been.
-            let _ = rustix::thread::nanosleep(&HANDSHAKE);
-            self.listeners().set_all_ready();
-            if self.accept_all() {
-                // A busy server has stragglers.
-                let _ = rustix::thread::nanosleep(&HANDSHAKE);
-            }
-        }
-        self.listeners().set_all_ready();
-        drain
-    }
-
-    /// A turn of a stop: serves whom the kernel has connected, closes the listeners, lets connections finish, and when
-    /// the time is over cuts the rest. True when that is done.
-    pub(super) fn drain_some(self: &Arc<Self>, drain: &mut Drain, limit: Deadline) -> bool {
-        let deadline = self.slot().stop().unwrap_or(Deadline::NEVER);
-        let closed = self.empty_queues();
-        if closed && !drain.hastened {
-            drain.hastened = true;
-            self.lingering().hasten(self.epoll(), |number| Token::Linger(number).into());
-        }
-        self.serve_those_who_wait();
-        if !deadline.is_over() {
-            if closed && self.is_drained() {
-                self.end_handlers(drain, 0);
-                return true;
-            }
-            if self.turn(deadline.earlier(limit)).is_ok() {
-                return false;
-            }
-            // No event will tell of anything any more: the drain time ends here.
-            self.slot().ask_to_stop(None);
-        }
-        let cut = self.cut();
-        self.end_handlers(drain, cut);
-        true
-    }
-
-    /// Accepts those that wait in the kernel's queues, and closes each listener whose queue was seen empty. True once
-    /// none is left.
-    fn empty_queues(self: &Arc<Self>) -> bool {
-        self.accept_all();
-        self.listeners().close_if(self.epoll(), |listener| !listener.is_ready())
-    }
-
-    /// Accepts those that wait in the kernel's queues. True where there was somebody.
-    fn accept_all(self: &Arc<Self>) -> bool {
-        let mut found = false;
-        while let Some(connection) = self.accept_any() {
-            found = true;
-            if self.is_sequential() {
-                let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-                if turn.try_reserve(1).is_ok() {
-                    turn.push_back(connection);
-                    continue;
-                }
-                drop(turn);
-            }
-            self.dispatch(connection);
-        }
-        found
-    }
-
-    /// In the sequential model those who were accepted for the stop are served one after another.
-    fn serve_those_who_wait(self: &Arc<Self>) {
-        loop {
-            let next = self.turn.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(connection) = next else { return };
-            if self.slot().stop().is_some_and(Deadline::is_over) {
-                let mut turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-                turn.push_front(connection);
-                return;
-            }
-            self.serve_one(connection);
-        }
-    }
-
-    fn is_drained(&self) -> bool {
-        let quiet = match (self.pool(), self.children()) {
-            (Some(pool), _) => pool.is_quiet(),
-            (_, Some(children)) => children.is_quiet(),
-            _ => true,
-        };
-        quiet && self.active() == 0 && self.nobody_lingers()
-    }
-
-    /// The drain time is over: resets what is unfinished. Returns how many that were.
-    pub(super) fn cut(self: &Arc<Self>) -> u64 {
-        // Those still in the kernel's queue are reset by the close; as many as can be accepted are counted.
-        while let Some(connection) = self.accept_any() {
-            self.turn.lock().unwrap_or_else(PoisonError::into_inner).push_back(connection);
-        }
-        self.listeners().close_if(self.epoll(), |_| true);
-        let lanes = self.cut_lanes();
-        let cut = table::all().filter(|slot| slot.cut(self)).count() as u64;
-        add(&self.counters().cut, cut);
-        let cut = cut + lanes;
-        if let Some(pool) = self.pool() {
-            pool.dismiss_waiting();
-        }
-        if let Some(children) = self.children() {
-            children.kill();
-        }
-        loop {
-            let next = self.turn.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-            let Some(connection) = next else { break };
-            connection.end(connection::Ending::Abort);
-        }
-        self.lingering().clear();
-        cut
-    }
-
-    /// The loops of an event server reset what they have. Returns how many that were.
-    fn cut_lanes(self: &Arc<Self>) -> u64 {
-        if self.lanes().is_empty() {
-            return 0;
-        }
-        let before = super::counters::value(&self.counters().cut);
-        let grace = Deadline::after(GRACE);
-        self.wake_lanes();
-        on_own_loop(self, EventLoop::finish_turn);
-        while self.active() > 0 && !grace.is_over() {
-            if self.turn(grace).is_err() {
-                let _ = rustix::thread::nanosleep(&HANDSHAKE);
-                on_own_loop(self, EventLoop::finish_turn);
-            }
-        }
-        super::counters::value(&self.counters().cut).saturating_sub(before)
-    }
-
-    /// Waits for handlers whose connections are gone, lets threads go, and reports how the stop went.
-    fn end_handlers(self: &Arc<Self>, drain: &Drain, cut: u64) {
-        let grace = Deadline::after(GRACE);
-        if let Some(children) = self.children() {
-            while !children.is_quiet() && !grace.is_over() {
-                if self.turn(grace).is_err() {
-                    children.look_without_events(self);
-                }
-            }
-        }
-        let patience = if cut == 0 { Duration::from_secs(5) } else { GRACE };
-        let running = self.pool().map_or(0, |pool| pool.close(patience));
-        self.lingering().clear();
-        let drained = super::counters::value(&self.counters().drained).saturating_sub(drain.drained);
-        let under_way = drain.under_way;
-        let level = if cut == 0 && running == 0 { Level::Info } else { Level::Warning };
-        let line = format_args!(
-            "stopped: {under_way} connections were under way, {} finished, {cut} were reset, {running} handlers still run",
-            drained
-        );
-        self.report(level, c"stopped", line);
+        let due = self.shortage().next_look().earlier(self.episodes().next_look()).earlier(self.lingering().deadline());
+        due.earlier(pool).earlier(children).earlier(own)
     }
 
     /// Waits on the server's own thread for a handler's connection, and notices a stop meanwhile.

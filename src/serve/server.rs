@@ -14,16 +14,20 @@ use rustix::io::Errno;
 use rustix::time::{TimerfdClockId, TimerfdFlags, timerfd_create};
 
 use super::acceptor::Shortage;
+use super::admission::Admission;
 use super::children::Children;
 use super::connection::{Ending, Owned};
 use super::counters::{self, Counters, Snapshot, add, value};
+use super::episodes::{Episodes, Kind};
 use super::events::{self, Choice, Events, Lane, Polling, Workers};
+use super::exposition::ByErrno;
 use super::linger::Linger;
-use super::listeners::Listeners;
+use super::listeners::{KernelView, Listeners, Sets};
 use super::pool::{self, Pool};
+use super::queues::Queues;
 use super::registry::{self, Slot};
 use super::token::Token;
-use super::{ConnectionId, Level, Model, Options, ServerId, connection, signals, table};
+use super::{ConnectionId, Level, Limits, Model, Options, ServerId, connection, signals, table};
 use crate::deadline::Deadline;
 use crate::error::{Code, Error, Result};
 use crate::listen::{self, Listener};
@@ -58,7 +62,12 @@ pub struct Server {
     acceptors: AtomicUsize,
     listeners: Listeners,
     counters: Shared<Counters>,
+    admission: Admission,
     shortage: Shortage,
+    episodes: Episodes,
+    /// Failed accepts.
+    errors: ByErrno,
+    queues: Queues,
     linger: Linger,
     /// How many connections linger in the event loops that had them.
     lingering_in_lanes: AtomicUsize,
@@ -73,7 +82,9 @@ pub struct Server {
     paused: AtomicBool,
     /// Connections that are not over; those that linger are not among them.
     active: AtomicUsize,
-    /// Handlers of the sequential model that wait for their turn.
+    /// Of a server by hand: a stop lets nobody begin to connect.
+    pub(super) refuses: AtomicBool,
+    /// Connections that wait for their turn: of the sequential model, and by hand.
     pub(super) turn: Mutex<std::collections::VecDeque<Owned>>,
     life: Mutex<Life>,
     ended: Condvar,
@@ -170,7 +181,7 @@ impl Server {
             Model::Processes => children = Some(Children::new(options.workers())?),
             Model::Sequential => {}
         }
-        Ok(Self {
+        let server = Self {
             slot,
             number: id.number(),
             handler,
@@ -181,7 +192,11 @@ impl Server {
             acceptors: AtomicUsize::new(0),
             listeners: Listeners::default(),
             counters: counters::shared().map_err(failed("mmap"))?,
+            admission: Admission::new(&options.limits, if children.is_some() { 2 } else { 1 }),
             shortage: Shortage::default(),
+            episodes: Episodes::default(),
+            errors: ByErrno::default(),
+            queues: Queues::default(),
             linger: Linger::default(),
             lingering_in_lanes: AtomicUsize::new(0),
             pool,
@@ -192,6 +207,7 @@ impl Server {
             backend,
             paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
+            refuses: AtomicBool::new(false),
             turn: Mutex::default(),
             life: Mutex::default(),
             ended: Condvar::new(),
@@ -199,7 +215,9 @@ impl Server {
             failure: Mutex::default(),
             mask: Mutex::default(),
             options,
-        })
+        };
+        server.compare_with_descriptors();
+        Ok(server)
     }
 
     /// The server of a number.
@@ -212,7 +230,9 @@ impl Server {
         let mut options = options.clone();
         options.nonblocking = listen::Switch::On;
         let mut skipped = 0;
-        let listeners = listen::listen_all(addresses, &options, |error| {
+        // An event server has a listener for each lane where the port may be shared.
+        let each = self.lanes.len();
+        let listeners = listen::listen_all(addresses, &options, each, |error| {
             skipped += 1;
             self.report(Level::Warning, c"address_skipped", format_args!("optional address skipped: {error}"));
         })?;
@@ -225,7 +245,7 @@ impl Server {
             let _ = listen::set_nonblocking(listener.as_fd(), true);
         }
         listeners.iter().for_each(|listener| self.report_backlog(listener));
-        let descriptor = self.listeners.add(listeners, false, self.epoll.as_fd())?;
+        let descriptor = self.listeners.add(listeners, false, self.sets())?;
         self.wake();
         Ok(descriptor)
     }
@@ -251,9 +271,39 @@ impl Server {
         let failed = |errno| Error::system("fcntl", errno);
         rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
         listen::set_nonblocking(socket, true).map_err(failed)?;
-        let outcome = self.listeners.adopt(socket, self.epoll.as_fd());
+        let outcome = self.listeners.adopt(socket, self.sets());
         self.wake();
         outcome
+    }
+
+    /// Other limits from now on. Connections that are open keep their times.
+    pub fn set_limits(&self, limits: &Limits) {
+        self.admission.set(limits);
+        self.count_addresses();
+        self.compare_with_descriptors();
+        self.admission.make_room();
+        self.listeners.set_all_ready();
+        if self.is_by_hand() {
+            self.watch_listeners();
+        }
+        self.wake();
+    }
+
+    /// Where a limit for each address begins, those that are open count as well.
+    fn count_addresses(&self) {
+        if self.admission.addresses().begin_to_count() {
+            table::all().for_each(|slot| slot.count_address(self));
+        }
+    }
+
+    /// Reports that there are fewer descriptors than connections may be.
+    fn compare_with_descriptors(&self) {
+        let Some(most) = self.admission.most() else { return };
+        let room = self.admission.room_by_descriptors();
+        if most > room {
+            let line = format_args!("max_connections is {most}, but the limit of descriptors leaves room for {room}");
+            self.report(Level::Warning, c"max_connections_beyond_descriptors", line);
+        }
     }
 
     /// Accepts nothing for a while, or goes on.
@@ -292,12 +342,16 @@ impl Server {
     /// What it has done, and what waits for it.
     pub fn snapshot(&self) -> Snapshot {
         let counters = &*self.counters;
-        let (queue, backlog, dropped) = self.listeners.kernel_view();
+        let KernelView { queue, backlog, dropped } = self.listeners.kernel_view();
         let open = || table::all().filter(|slot| slot.is_of(self));
         Snapshot {
             accepted: value(&counters.accepted),
             active: self.active.load(Ordering::Acquire) as u64,
             handler_failures: value(&counters.handler_failures),
+            refused_limit: value(&counters.refused_limit),
+            refused_address: value(&counters.refused_address),
+            refused_rate: value(&counters.refused_rate),
+            refused_rules: value(&counters.refused_rules),
             accept_errors: value(&counters.accept_errors),
             descriptor_pauses: value(&counters.descriptor_pauses),
             drained: value(&counters.drained),
@@ -354,7 +408,7 @@ impl Server {
 
     pub(super) fn handler_failed(&self, how: fmt::Arguments<'_>) {
         add(&self.counters.handler_failures, 1);
-        self.report(Level::Error, c"handler_crashed", format_args!("a handler ended by {how}; its client is reset"));
+        self.note(Kind::Crash, 1, format_args!("a handler ended by {how}; its client is reset"));
     }
 
     /// A thread of the pool is free again.
@@ -375,7 +429,8 @@ impl Server {
         if stopping && !was_cut {
             add(&self.counters.drained, 1);
         }
-        if self.shortage.relieve() || stopping {
+        let awaited = self.admission.leave_place();
+        if self.shortage.relieve() || awaited || stopping {
             self.wake();
         }
     }
@@ -433,6 +488,10 @@ impl Server {
 
     pub(super) fn waker(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    pub(super) fn sets(&self) -> Sets<'_> {
+        Sets { own: self.epoll(), lanes: if self.workers.are_started() { &self.lanes } else { &[] } }
     }
 
     pub(super) fn epoll(&self) -> BorrowedFd<'_> {
@@ -494,6 +553,22 @@ impl Server {
 
     pub(super) fn listeners(&self) -> &Listeners {
         &self.listeners
+    }
+
+    pub(super) fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    pub(super) fn errors(&self) -> &ByErrno {
+        &self.errors
+    }
+
+    pub(super) fn queues(&self) -> &Queues {
+        &self.queues
+    }
+
+    pub(super) fn episodes(&self) -> &Episodes {
+        &self.episodes
     }
 
     pub(super) fn shortage(&self) -> &Shortage {
@@ -563,6 +638,9 @@ impl Server {
     }
 
     pub(super) fn set_phase(&self, phase: Phase) {
+        if phase == Phase::Ended {
+            self.look_after_episodes(true);
+        }
         self.life().phase = phase;
         self.ended.notify_all();
     }

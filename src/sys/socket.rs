@@ -91,19 +91,58 @@ pub fn refuse_beginners(listener: BorrowedFd<'_>) -> Result<(), Errno> {
         step(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
         step(libc::BPF_RET | libc::BPF_K, 0, 0, u32::MAX),
     ];
-    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    set_program(listener, libc::SO_ATTACH_FILTER, &mut program)
+}
+
+/// Gives a socket a program of classic BPF. See socket(7).
+fn set_program(socket: BorrowedFd<'_>, name: c_int, program: &mut [libc::sock_filter]) -> Result<(), Errno> {
+    let len = u16::try_from(program.len()).map_err(|_| Errno::INVAL)?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
     let length = size_of::<libc::sock_fprog>() as libc::socklen_t;
     // SAFETY: a program of that length, copied during the call.
-    let failed = unsafe {
-        libc::setsockopt(
-            listener.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER,
-            (&raw const filter).cast(),
-            length,
-        )
-    };
+    let failed =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const program).cast(), length) };
     check(failed)
+}
+
+/// Which of the listeners that share a port gets a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Steering<const N: usize> {
+    /// The clients meant come by IPv6, else by IPv4 without options.
+    pub ipv6: bool,
+    /// Their ports.
+    pub ports: [u16; N],
+    /// The place of the listener that gets them.
+    pub matching: u32,
+    /// The place of the one that gets everybody else.
+    pub others: u32,
+}
+
+/// Steers the clients of a group of listeners; one of them stands for all. See SO_ATTACH_REUSEPORT_CBPF in socket(7).
+pub fn steer<const N: usize>(listener: impl AsFd, steering: &Steering<N>) -> Result<(), Errno> {
+    // Where the program sees the network header, whatever it is called on.
+    const NETWORK: u32 = libc::SKF_NET_OFF.cast_unsigned();
+    let (version, ports_at) = if steering.ipv6 { (6, 40) } else { (4, 20) };
+    let step =
+        |code: u32, jt: usize, jf: usize, k| libc::sock_filter { code: code as u16, jt: jt as u8, jf: jf as u8, k };
+    let mut program = Vec::new();
+    program.try_reserve_exact(N + 6).map_err(|_| Errno::NOMEM)?;
+    program.push(step(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, NETWORK));
+    program.push(step(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 0, 0, 4));
+    program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, N + 1, version));
+    program.push(step(libc::BPF_LD | libc::BPF_H | libc::BPF_ABS, 0, 0, NETWORK.wrapping_add(ports_at)));
+    for (index, port) in steering.ports.iter().enumerate() {
+        program.push(step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, N - index, 0, u32::from(*port)));
+    }
+    program.push(step(libc::BPF_RET | libc::BPF_K, 0, 0, steering.others));
+    program.push(step(libc::BPF_RET | libc::BPF_K, 0, 0, steering.matching));
+    set_program(listener.as_fd(), libc::SO_ATTACH_REUSEPORT_CBPF, &mut program)
+}
+
+/// Whether a socket takes only what comes by one interface. See SO_BINDTODEVICE in socket(7).
+pub fn is_bound_to_device(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    let index: c_int = get_option(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX)?;
+    Ok(index != 0)
 }
 
 /// Takes that back.

@@ -6,12 +6,14 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -262,4 +264,35 @@ void client_echo_one_by_one(int port, int clients)
         CHECK_EQ_INT(client_ending(fd), 0);
         MUST(close(fd));
     }
+}
+
+void client_expect_bytes(int fd, int byte, size_t size)
+{
+    static unsigned char bytes[64 * 1024];
+    while (size > 0) {
+        size_t part = client_receive(fd, bytes, size < sizeof bytes ? size : sizeof bytes);
+        CHECK(part > 0);
+        for (size_t i = 0; i < part; i++)
+            CHECK_EQ_INT(bytes[i], byte);
+        size -= part;
+    }
+}
+
+void client_await_arrival(int fd)
+{
+    int left = 1;
+    CHECK_SOON(ioctl(fd, SIOCOUTQ, &left) == 0 && left == 0);
+}
+
+void client_check_stream(const unsigned char *bytes, size_t size, size_t at)
+{
+    for (size_t i = 0; i < size; i++)
+        if (bytes[i] != client_byte(1, at + i))
+            check_fail(__FILE__, __LINE__, "byte %zu is wrong", at + i);
+}
+
+size_t client_random(unsigned *state, size_t most)
+{
+    *state = *state * 1664525u + 1013904223u;
+    return (*state >> 8) % (most + 1);
 }

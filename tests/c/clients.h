@@ -19,8 +19,12 @@ void client_send_text(int fd, const char *text);
 size_t client_receive(int fd, void *bytes, size_t size);
 /* Exactly this text comes next. */
 void client_expect(int fd, const char *text);
+/* So many bytes of this value come next. */
+void client_expect_bytes(int fd, int byte, size_t size);
 /* Reads on to the end: 0 where it is orderly, else the errno. */
 int client_ending(int fd);
+/* Waits until all that a client has sent is in the server's kernel. */
+void client_await_arrival(int fd);
 /* Closes in order, also where a handler's process has a copy. */
 void client_close(int fd);
 /* Closes with a reset. */
@@ -37,5 +41,9 @@ void client_echo_one_by_one(int port, int clients);
 
 /* A byte of an endless text, different for each `who`. */
 unsigned char client_byte(int who, size_t at);
+/* These are the bytes of the text of 1 from `at` on. */
+void client_check_stream(const unsigned char *bytes, size_t size, size_t at);
+/* A number of one's own sequence, from 0 to `most`. */
+size_t client_random(unsigned *state, size_t most);
 
 #endif

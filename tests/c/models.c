@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "models.h"
 #include "clients.h"
+#include "places.h"
 #include "storm.h"
 
 #include <dirent.h>
@@ -278,4 +279,66 @@ void model_counts(int model)
         CHECK_EQ_INT(stats.bytes_out, 90);
     }
     serve_end(server);
+}
+
+void model_connect(served server, int *clients, int count)
+{
+    for (int i = 0; i < count; i++)
+        clients[i] = client_connect(server.port);
+}
+
+void model_expect_hello(const int *clients, int count)
+{
+    for (int i = 0; i < count; i++) {
+        client_expect(clients[i], "hello\n");
+        CHECK_EQ_INT(client_ending(clients[i]), 0);
+        MUST(close(clients[i]));
+    }
+}
+
+void model_no_more_than_workers(int model, int workers, int clients, void (*held)(served server))
+{
+    int fds[20];
+    gate at = gate_make();
+    oyez_server_options options = serve_options(model);
+    CHECK(clients <= 20);
+    if (model != OYEZ_SEQUENTIAL)
+        options.workers = workers;
+    served server = serve(serve_hello_behind_gate, &at, &options);
+    model_connect(server, fds, clients);
+    gate_await(&at, workers);
+    check_nap(200);
+    CHECK_EQ_INT(gate_arrived(&at), 0);
+    if (held != NULL)
+        held(server);
+    gate_open(&at);
+    model_expect_hello(fds, clients);
+    serve_end(server);
+    gate_end(&at);
+}
+
+static void serve_with_few(void *model)
+{
+    int clients[8];
+    gate at = gate_make();
+    oyez_server_options options = serve_options(*(int *)model);
+    place_few_threads(4); /* this one, the server's, and two for handlers */
+    served server = serve(serve_hello_behind_gate, &at, &options);
+    model_connect(server, clients, 8);
+    gate_await(&at, 1);
+    check_nap(200);
+    CHECK(gate_arrived(&at) <= 1);
+    long cpu = check_cpu_ms();
+    check_nap(500);
+    CHECK(check_cpu_ms() - cpu < 100);
+    gate_open(&at);
+    model_expect_hello(clients, 8);
+    CHECK_EQ_INT(serve_stats(server).accepted, 8);
+    serve_end(server);
+    gate_end(&at);
+}
+
+void model_few_threads(int model)
+{
+    check_join(check_fork(serve_with_few, &model));
 }

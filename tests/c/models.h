@@ -25,4 +25,41 @@ void model_in_a_storm(int model);
 /* The bytes are counted where the handler runs in this process. */
 void model_counts(int model);
 
+/* A test of each of these, and their cases. */
+#define MODEL_TEST(test, model)                                                      \
+    static void test(void)                                                           \
+    {                                                                                \
+        model_##test(model);                                                         \
+    }
+#define MODEL_TESTS(model)                                                           \
+    MODEL_TEST(many_at_once, model)                                                  \
+    MODEL_TEST(plain_write_to_a_reset_peer, model)                                   \
+    MODEL_TEST(rude_clients, model)                                                  \
+    MODEL_TEST(serve_fails_as_a_whole, model)                                        \
+    MODEL_TEST(several_listeners, model)                                             \
+    MODEL_TEST(serve_until_a_signal, model)                                          \
+    MODEL_TEST(nothing_is_inherited, model)                                          \
+    MODEL_TEST(in_a_storm, model)                                                    \
+    MODEL_TEST(counts, model)
+#define MODEL_CASES                                                                  \
+    CASE_WITHIN(100, many_at_once),                                                  \
+    CASE(plain_write_to_a_reset_peer),                                               \
+    CASE(rude_clients),                                                              \
+    CASE(serve_fails_as_a_whole),                                                    \
+    CASE(several_listeners),                                                         \
+    CASE(serve_until_a_signal),                                                      \
+    CASE(nothing_is_inherited),                                                      \
+    CASE(in_a_storm),                                                                \
+    CASE(counts)
+
+/* No more handlers than workers run at once, while `held` looks at the server (NULL: nothing does); then all the clients
+   are served. */
+void model_no_more_than_workers(int model, int workers, int clients, void (*held)(served server));
+/* No more threads or processes can be made: clients wait for those there are, and nobody is turned away. */
+void model_few_threads(int model);
+
+void model_connect(served server, int *clients, int count);
+/* Each gets "hello\n" and the end. Closes them. */
+void model_expect_hello(const int *clients, int count);
+
 #endif

@@ -146,13 +146,13 @@ int place_descriptors_left(int more)
 
 void place_few_threads(int most)
 {
-    enum { SOMEBODY = 54321 };
+    unsigned somebody = 30000 + (unsigned)getpid() % 30000; /* nobody whom a test beside this one becomes */
     struct rlimit limit = { (rlim_t)most, (rlim_t)most };
     if (geteuid() != 0)
         SKIP("only root can become somebody else");
     MUST(setrlimit(RLIMIT_NPROC, &limit));
-    MUST(setgid(SOMEBODY));
-    MUST(setuid(SOMEBODY));
+    MUST(setgid(somebody));
+    MUST(setuid(somebody));
 }
 
 void place_user(int user)

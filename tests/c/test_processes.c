@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include "clients.h"
 #include "models.h"
-#include "places.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -13,54 +12,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static void many_at_once(void)
-{
-    model_many_at_once(OYEZ_PROCESSES);
-}
+MODEL_TESTS(OYEZ_PROCESSES)
 
 static void a_thousand_in_a_row(void)
 {
     model_many_in_a_row(OYEZ_PROCESSES, 1000);
-}
-
-static void plain_write_to_a_reset_peer(void)
-{
-    model_plain_write_to_a_reset_peer(OYEZ_PROCESSES);
-}
-
-static void rude_clients(void)
-{
-    model_rude_clients(OYEZ_PROCESSES);
-}
-
-static void serve_fails_as_a_whole(void)
-{
-    model_serve_fails_as_a_whole(OYEZ_PROCESSES);
-}
-
-static void several_listeners(void)
-{
-    model_several_listeners(OYEZ_PROCESSES);
-}
-
-static void serve_until_a_signal(void)
-{
-    model_serve_until_a_signal(OYEZ_PROCESSES);
-}
-
-static void nothing_is_inherited(void)
-{
-    model_nothing_is_inherited(OYEZ_PROCESSES);
-}
-
-static void in_a_storm(void)
-{
-    model_in_a_storm(OYEZ_PROCESSES);
-}
-
-static void counts(void)
-{
-    model_counts(OYEZ_PROCESSES);
 }
 
 /* Does what the client's line says. */
@@ -149,27 +105,15 @@ static void memory_is_its_own(void)
     serve_end(server);
 }
 
+static void three_processes(served server)
+{
+    (void)server;
+    CHECK_EQ_INT(check_children(), 3);
+}
+
 static void no_more_processes_than_workers(void)
 {
-    int clients[12];
-    gate at = gate_make();
-    oyez_server_options options = serve_options(OYEZ_PROCESSES);
-    options.workers = 3;
-    served server = serve(serve_hello_behind_gate, &at, &options);
-    for (int i = 0; i < 12; i++)
-        clients[i] = client_connect(server.port);
-    gate_await(&at, 3);
-    check_nap(200);
-    CHECK_EQ_INT(gate_arrived(&at), 0);
-    CHECK_EQ_INT(check_children(), 3);
-    gate_open(&at);
-    for (int i = 0; i < 12; i++) {
-        client_expect(clients[i], "hello\n");
-        CHECK_EQ_INT(client_ending(clients[i]), 0);
-        MUST(close(clients[i]));
-    }
-    serve_end(server);
-    gate_end(&at);
+    model_no_more_than_workers(OYEZ_PROCESSES, 3, 12, three_processes);
 }
 
 /* SIGCHLD belongs to the program. */
@@ -330,50 +274,14 @@ static void a_crash_is_seen_beside_another_server(void)
     serve_end(server);
 }
 
-/* No more processes can be made: clients wait for those there are, and nobody is turned away. */
-static void serve_with_few(void *unused)
-{
-    int clients[8];
-    gate at = gate_make();
-    oyez_server_options options = serve_options(OYEZ_PROCESSES);
-    (void)unused;
-    place_few_threads(4); /* this one, the server's, and two for handlers */
-    served server = serve(serve_hello_behind_gate, &at, &options);
-    for (int i = 0; i < 8; i++)
-        clients[i] = client_connect(server.port);
-    gate_await(&at, 1);
-    check_nap(200);
-    CHECK(gate_arrived(&at) <= 1);
-    long cpu = check_cpu_ms();
-    check_nap(500);
-    CHECK(check_cpu_ms() - cpu < 100);
-    gate_open(&at);
-    for (int i = 0; i < 8; i++) {
-        client_expect(clients[i], "hello\n");
-        CHECK_EQ_INT(client_ending(clients[i]), 0);
-        MUST(close(clients[i]));
-    }
-    CHECK_EQ_INT(serve_stats(server).accepted, 8);
-    serve_end(server);
-    gate_end(&at);
-}
-
 static void when_no_more_processes_can_be_made(void)
 {
-    check_join(check_fork(serve_with_few, NULL));
+    model_few_threads(OYEZ_PROCESSES);
 }
 
 static const check_case cases[] = {
-    CASE_WITHIN(100, many_at_once),
+    MODEL_CASES,
     CASE_WITHIN(100, a_thousand_in_a_row),
-    CASE(plain_write_to_a_reset_peer),
-    CASE(rude_clients),
-    CASE(serve_fails_as_a_whole),
-    CASE(several_listeners),
-    CASE(serve_until_a_signal),
-    CASE(nothing_is_inherited),
-    CASE(in_a_storm),
-    CASE(counts),
     CASE(when_no_more_processes_can_be_made),
     CASE(crashes_are_counted_and_others_go_on),
     CASE(memory_is_its_own),

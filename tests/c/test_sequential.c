@@ -8,54 +8,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-static void many_at_once(void)
-{
-    model_many_at_once(OYEZ_SEQUENTIAL);
-}
+MODEL_TESTS(OYEZ_SEQUENTIAL)
 
 static void thousands_in_a_row(void)
 {
     model_many_in_a_row(OYEZ_SEQUENTIAL, 3000);
-}
-
-static void plain_write_to_a_reset_peer(void)
-{
-    model_plain_write_to_a_reset_peer(OYEZ_SEQUENTIAL);
-}
-
-static void rude_clients(void)
-{
-    model_rude_clients(OYEZ_SEQUENTIAL);
-}
-
-static void serve_fails_as_a_whole(void)
-{
-    model_serve_fails_as_a_whole(OYEZ_SEQUENTIAL);
-}
-
-static void several_listeners(void)
-{
-    model_several_listeners(OYEZ_SEQUENTIAL);
-}
-
-static void serve_until_a_signal(void)
-{
-    model_serve_until_a_signal(OYEZ_SEQUENTIAL);
-}
-
-static void nothing_is_inherited(void)
-{
-    model_nothing_is_inherited(OYEZ_SEQUENTIAL);
-}
-
-static void in_a_storm(void)
-{
-    model_in_a_storm(OYEZ_SEQUENTIAL);
-}
-
-static void counts(void)
-{
-    model_counts(OYEZ_SEQUENTIAL);
 }
 
 /* On the calling thread, and without another. */
@@ -100,11 +57,7 @@ static void it_runs_on_the_calling_thread(void)
     CHECK_EQ_INT(seen.most_inside, 1);
     CHECK_EQ_INT(seen.thread, syscall(SYS_gettid));
     CHECK_EQ_INT(seen.threads, 1);
-    for (int i = 0; i < 5; i++) {
-        client_expect(clients[i], "hello\n");
-        CHECK_EQ_INT(client_ending(clients[i]), 0);
-        MUST(close(clients[i]));
-    }
+    model_expect_hello(clients, 5);
     CHECK_WORKS(oyez_server_close(seen.server));
 }
 
@@ -137,22 +90,7 @@ static void a_pending_sigpipe_is_gone_after_run(void)
 /* A handler that waits holds the others; they are served then, in order. */
 static void one_at_a_time(void)
 {
-    int clients[5];
-    gate at = gate_make();
-    oyez_server_options options = serve_options(OYEZ_SEQUENTIAL);
-    served server = serve(serve_hello_behind_gate, &at, &options);
-    for (int i = 0; i < 5; i++)
-        clients[i] = client_connect(server.port);
-    gate_await(&at, 1);
-    check_nap(100);
-    CHECK_EQ_INT(gate_arrived(&at), 0);
-    gate_open(&at);
-    for (int i = 0; i < 5; i++) {
-        client_expect(clients[i], "hello\n");
-        MUST(close(clients[i]));
-    }
-    serve_end(server);
-    gate_end(&at);
+    model_no_more_than_workers(OYEZ_SEQUENTIAL, 1, 5, NULL);
 }
 
 /* The next client is not held up by one that has been answered and does not close. */
@@ -174,16 +112,8 @@ static void a_client_that_lingers_holds_nobody(void)
 }
 
 static const check_case cases[] = {
-    CASE_WITHIN(100, many_at_once),
+    MODEL_CASES,
     CASE_WITHIN(60, thousands_in_a_row),
-    CASE(plain_write_to_a_reset_peer),
-    CASE(rude_clients),
-    CASE(serve_fails_as_a_whole),
-    CASE(several_listeners),
-    CASE(serve_until_a_signal),
-    CASE(nothing_is_inherited),
-    CASE(in_a_storm),
-    CASE(counts),
     CASE(it_runs_on_the_calling_thread),
     CASE(a_pending_sigpipe_is_gone_after_run),
     CASE(one_at_a_time),

@@ -151,80 +151,6 @@ static void queued_clients_are_served(void)
     }
 }
 
-/* Clients connect as fast as they can while servers stop: whoever is connected gets an answer. On a busy machine the
-   kernel may complete a handshake so late that nothing can save it; without care it is one in every ten stops or so. */
-enum { HARD_STOPS = 60, MOST_LOST = 4 };
-
-typedef struct hurry {
-    int port;
-    int answered;
-    int lost;
-    int ending;
-} hurry;
-
-static void *connect_in_a_hurry(void *argument)
-{
-    hurry *one = argument;
-    char text[8];
-    for (;;) {
-        int fd = client_try(one->port);
-        if (fd == -1)
-            return NULL; /* refused, or reset before it was connected: stopped */
-        ssize_t count = recv(fd, text, 6, MSG_WAITALL);
-        if (count == 6) {
-            one->answered++;
-        } else {
-            one->lost++;
-            one->ending = count == -1 ? errno : 0;
-        }
-        MUST(close(fd));
-    }
-}
-
-/* At a port that the kernel gives to no client: one that connects to a closed port could meet itself there. */
-static served serve_below_the_ephemeral_ports(const oyez_server_options *options)
-{
-    char address[40];
-    served server;
-    server.id = (oyez_server)CHECK_WORKS(oyez_server_new(serve_hello, NULL, options));
-    server.port = 15000 + (int)getpid() % 10000;
-    do
-        snprintf(address, sizeof address, "127.0.0.1:%d", ++server.port);
-    while ((server.listener = oyez_server_listen(server.id, address, NULL)) == -1 && server.port < 30000);
-    CHECK_WORKS(server.listener);
-    CHECK_WORKS(oyez_server_start(server.id));
-    return server;
-}
-
-static void nobody_is_lost(void)
-{
-    int answered = 0;
-    int lost = 0;
-    int ending = 0;
-    for (int round = 0; round < HARD_STOPS; round++) {
-        pthread_t threads[4];
-        hurry all[4];
-        oyez_server_options options = serve_options(models[round % 2]);
-        served server = serve_below_the_ephemeral_ports(&options);
-        for (int i = 0; i < 4; i++) {
-            all[i] = (hurry){ server.port, 0, 0, 0 };
-            threads[i] = check_thread(connect_in_a_hurry, &all[i]);
-        }
-        CHECK_SOON(serve_stats(server).accepted > 50);
-        serve_end(server);
-        for (int i = 0; i < 4; i++) {
-            check_thread_join(threads[i]);
-            answered += all[i].answered;
-            lost += all[i].lost;
-            ending = all[i].lost > 0 ? all[i].ending : ending;
-        }
-    }
-    check_note("%d answered, %d lost", answered, lost);
-    if (lost > MOST_LOST)
-        check_fail(__FILE__, __LINE__, "%d of %d connected clients were not answered (%s)", lost, answered + lost,
-                   strerror(ending));
-}
-
 /* Draining. */
 
 static void a_drain_waits(void)
@@ -523,7 +449,6 @@ static const check_case cases[] = {
     CASE(from_a_signal_handler),
     CASE(from_another_thread),
     CASE(queued_clients_are_served),
-    CASE_WITHIN(90, nobody_is_lost),
     CASE(a_drain_waits),
     CASE(what_is_cut_is_reset),
     CASE(zero_cuts_at_once),

@@ -2,7 +2,6 @@
 #define _GNU_SOURCE
 #include "clients.h"
 #include "models.h"
-#include "places.h"
 
 #include <dirent.h>
 #include <signal.h>
@@ -10,69 +9,11 @@
 #include <string.h>
 #include <unistd.h>
 
-static void many_at_once(void)
-{
-    model_many_at_once(OYEZ_THREADS);
-}
+MODEL_TESTS(OYEZ_THREADS)
 
 static void ten_thousand_in_a_row(void)
 {
     model_many_in_a_row(OYEZ_THREADS, 10000);
-}
-
-static void plain_write_to_a_reset_peer(void)
-{
-    model_plain_write_to_a_reset_peer(OYEZ_THREADS);
-}
-
-static void rude_clients(void)
-{
-    model_rude_clients(OYEZ_THREADS);
-}
-
-static void serve_fails_as_a_whole(void)
-{
-    model_serve_fails_as_a_whole(OYEZ_THREADS);
-}
-
-static void several_listeners(void)
-{
-    model_several_listeners(OYEZ_THREADS);
-}
-
-static void serve_until_a_signal(void)
-{
-    model_serve_until_a_signal(OYEZ_THREADS);
-}
-
-static void nothing_is_inherited(void)
-{
-    model_nothing_is_inherited(OYEZ_THREADS);
-}
-
-static void in_a_storm(void)
-{
-    model_in_a_storm(OYEZ_THREADS);
-}
-
-static void counts(void)
-{
-    model_counts(OYEZ_THREADS);
-}
-
-static void connect_many(served server, int *clients, int count)
-{
-    for (int i = 0; i < count; i++)
-        clients[i] = client_connect(server.port);
-}
-
-static void expect_hello_and_close(int *clients, int count)
-{
-    for (int i = 0; i < count; i++) {
-        client_expect(clients[i], "hello\n");
-        CHECK_EQ_INT(client_ending(clients[i]), 0);
-        MUST(close(clients[i]));
-    }
 }
 
 /* The first client's handler never returns by itself. */
@@ -103,23 +44,15 @@ static void a_handler_that_does_not_return_holds_one_thread(void)
     gate_end(&stuck);
 }
 
-static void no_more_handlers_than_workers(void)
+static void three_threads(served server)
 {
-    int clients[20];
-    gate at = gate_make();
-    oyez_server_options options = serve_options(OYEZ_THREADS);
-    options.workers = 3;
-    served server = serve(serve_hello_behind_gate, &at, &options);
-    connect_many(server, clients, 20);
-    gate_await(&at, 3);
-    check_nap(200);
-    CHECK_EQ_INT(gate_arrived(&at), 0);
     CHECK(serve_stats(server).active >= 3);
     CHECK(check_threads() <= 1 + 1 + 3 + 1);
-    gate_open(&at);
-    expect_hello_and_close(clients, 20);
-    serve_end(server);
-    gate_end(&at);
+}
+
+static void no_more_handlers_than_workers(void)
+{
+    model_no_more_than_workers(OYEZ_THREADS, 3, 20, three_threads);
 }
 
 /* Clients that are beyond the workers wait in the kernel, where the statistics see them. */
@@ -130,12 +63,12 @@ static void those_beyond_the_workers_wait_in_the_kernel(void)
     oyez_server_options options = serve_options(OYEZ_THREADS);
     options.workers = 2;
     served server = serve(serve_hello_behind_gate, &at, &options);
-    connect_many(server, clients, 30);
+    model_connect(server, clients, 30);
     gate_await(&at, 2);
     CHECK_SOON(serve_stats(server).queue >= 20);
     CHECK(serve_stats(server).accepted <= 10);
     gate_open(&at);
-    expect_hello_and_close(clients, 30);
+    model_expect_hello(clients, 30);
     CHECK_EQ_INT(serve_stats(server).accepted, 30);
     serve_end(server);
     gate_end(&at);
@@ -147,11 +80,11 @@ static void the_default_is_enough_for_two_hundred(void)
     int clients[200];
     gate at = gate_make();
     served server = serve(serve_hello_behind_gate, &at, NULL);
-    connect_many(server, clients, 200);
+    model_connect(server, clients, 200);
     gate_await(&at, 200);
     CHECK_EQ_INT(serve_stats(server).active, 200);
     gate_open(&at);
-    expect_hello_and_close(clients, 200);
+    model_expect_hello(clients, 200);
     serve_end(server);
     gate_end(&at);
 }
@@ -162,11 +95,11 @@ static void idle_threads_leave(void)
     gate at = gate_make();
     served server = serve(serve_hello_behind_gate, &at, NULL);
     int idle = check_threads();
-    connect_many(server, clients, 20);
+    model_connect(server, clients, 20);
     gate_await(&at, 20);
     CHECK(check_threads() >= 20);
     gate_open(&at);
-    expect_hello_and_close(clients, 20);
+    model_expect_hello(clients, 20);
     long long start = check_now_ms();
     int most = idle + 1;
     CHECK_SOON(check_threads() <= most);
@@ -267,50 +200,14 @@ static void hundreds_of_servers(void)
     CHECK(check_memory() - memory < 3000);
 }
 
-/* No more threads can be made: clients wait for those there are, and nobody is turned away. */
-static void serve_with_few(void *unused)
-{
-    int clients[8];
-    gate at = gate_make();
-    oyez_server_options options = serve_options(OYEZ_THREADS);
-    (void)unused;
-    place_few_threads(4); /* this one, the server's, and two for handlers */
-    served server = serve(serve_hello_behind_gate, &at, &options);
-    for (int i = 0; i < 8; i++)
-        clients[i] = client_connect(server.port);
-    gate_await(&at, 1);
-    check_nap(200);
-    CHECK(gate_arrived(&at) <= 1);
-    long cpu = check_cpu_ms();
-    check_nap(500);
-    CHECK(check_cpu_ms() - cpu < 100);
-    gate_open(&at);
-    for (int i = 0; i < 8; i++) {
-        client_expect(clients[i], "hello\n");
-        CHECK_EQ_INT(client_ending(clients[i]), 0);
-        MUST(close(clients[i]));
-    }
-    CHECK_EQ_INT(serve_stats(server).accepted, 8);
-    serve_end(server);
-    gate_end(&at);
-}
-
 static void when_no_more_threads_can_be_made(void)
 {
-    check_join(check_fork(serve_with_few, NULL));
+    model_few_threads(OYEZ_THREADS);
 }
 
 static const check_case cases[] = {
-    CASE_WITHIN(100, many_at_once),
+    MODEL_CASES,
     CASE_WITHIN(100, ten_thousand_in_a_row),
-    CASE(plain_write_to_a_reset_peer),
-    CASE(rude_clients),
-    CASE(serve_fails_as_a_whole),
-    CASE(several_listeners),
-    CASE(serve_until_a_signal),
-    CASE(nothing_is_inherited),
-    CASE(in_a_storm),
-    CASE(counts),
     CASE(when_no_more_threads_can_be_made),
     CASE(a_handler_that_does_not_return_holds_one_thread),
     CASE(no_more_handlers_than_workers),

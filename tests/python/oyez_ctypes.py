@@ -132,7 +132,18 @@ class ServerOptions(Structure):
         )
     ]
     _fields_ += [("log", Log), ("log_user", c_void_p), ("max_input", c_size_t), ("max_output", c_size_t)]
-    _fields_ += [("backend", c_int32), ("reserved", c_int32)]
+    _fields_ += [
+        (name, c_int32)
+        for name in (
+            "backend",
+            "max_connections",
+            "max_connections_per_address",
+            "accept_rate",
+            "accept_burst",
+            "reserved",
+        )
+    ]
+    _fields_ += [("allow", c_char_p), ("deny", c_char_p)]
 
     def __init__(self, **values):
         super().__init__(size=ctypes.sizeof(ServerOptions), **values)
@@ -236,6 +247,8 @@ SIGNATURES = {
     "oyez_server_stop": (c_int32, [c_int32, c_int32]),
     "oyez_server_close": (c_int32, [c_int32]),
     "oyez_server_stats": (c_int32, [c_int32, POINTER(Stats)]),
+    "oyez_server_stats_text": (c_int32, [c_int32, c_char_p, c_size_t]),
+    "oyez_server_set_limits": (c_int32, [c_int32, POINTER(ServerOptions)]),
     "oyez_server_accept": (c_int32, [c_int32, POINTER(c_uint64), c_int32]),
     "oyez_server_poll": (c_int32, [c_int32, c_int32]),
     "oyez_server_poll_fd": (c_int32, [c_int32]),

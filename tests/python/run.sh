@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs the Python tests: all, or those named ("run.sh test_serve.Signals").
+# Runs the Python tests: all, or those named ("run.sh test_serve.Threads").
 #
 #   PYTHON         the interpreter, 3.9 or later (python3)
 #   OYEZ_LIBRARY   the library (target/release/liboyez.so)

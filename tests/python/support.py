@@ -484,6 +484,23 @@ def python_program(test, *arguments, **keywords):
     return Program(test, [sys.executable, HERE / "programs.py", *arguments], **keywords)
 
 
+def listening_socket(address="127.0.0.1:0", **options):
+    """Python's socket object on a descriptor from oyez_listen."""
+    return socket.socket(fileno=oyez.listen(address, **options))
+
+
+def ask_once(test, listener, address):
+    """One client, accepted by Python, that gets its bytes back; returns the peer as oyez tells it."""
+    client = test.client(address)
+    connection, _peer = listener.accept()
+    with connection:
+        client.sendall(b"question")
+        test.assertEqual(connection.recv(64), b"question")
+        connection.sendall(b"answer")
+        test.assertEqual(client.recv(64), b"answer")
+        return oyez.peer_address(connection.fileno())
+
+
 _compiled = {}
 _compiled_in = None
 

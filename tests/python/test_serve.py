@@ -1,20 +1,15 @@
-"""Servers with a handler, from Python: in this process, and stopped by signals in processes of their own."""
+"""Servers with a handler, from Python, in this process: in each model, and by hand."""
 
 import ctypes
-import errno
-import hashlib
-import json
 import os
 import random
 import select
-import signal
 import socket
 import threading
 import time
 import unittest
 
 import oyez_ctypes as oyez
-import programs
 from oyez_ctypes import lib
 from support import (
     PATIENCE,
@@ -24,9 +19,7 @@ from support import (
     connect,
     eventually,
     exchange_all,
-    listening,
     payload,
-    python_program,
     receive_all,
     receive_exactly,
     reset,
@@ -412,189 +405,6 @@ def ask_and_close(address):
         ask(client, b"hello")
 
 
-class Connections(TestCase):
-    def serve_one(self, handler, **options):
-        """A server whose handler's result or exception is kept."""
-        results = []
-        done = threading.Event()
-
-        def keep(connection, _user):
-            try:
-                results.append(handler(connection))
-            except BaseException as error:
-                results.append(error)
-            done.set()
-
-        server = Server(self, keep, **options)
-
-        def result():
-            self.assertTrue(done.wait(PATIENCE))
-            if isinstance(results[0], BaseException):
-                raise results[0]
-            return results[0]
-
-        return server, result
-
-    def test_addresses_descriptor_and_user_pointer(self):
-        def handler(connection):
-            fd = oyez.check(lib.oyez_conn_fd(connection))
-            before = lib.oyez_conn_user(connection)
-            oyez.check(lib.oyez_conn_set_user(connection, 0xDEADBEEF00))
-            return (
-                oyez.text(lib.oyez_conn_peer, connection),
-                oyez.text(lib.oyez_conn_local, connection),
-                os.get_blocking(fd),
-                os.get_inheritable(fd),
-                before,
-                lib.oyez_conn_user(connection),
-            )
-
-        server, result = self.serve_one(handler)
-        client = self.client(server.address)
-        peer = "%s:%d" % client.getsockname()
-        self.assertEqual(result(), (peer, server.address, True, False, None, 0xDEADBEEF00))
-        server.close()
-
-    def test_lines(self):
-        def handler(connection):
-            lines = []
-            for _ in range(4):
-                lines.append(oyez.conn_read_line(connection, 16))
-            try:
-                oyez.conn_read_line(connection, 8)
-            except oyez.OyezError as error:
-                lines.append((error.code, error.errno))
-            lines.append(oyez.conn_read_line(connection, 16))
-            # Nothing behind the line was taken from the socket.
-            lines.append(os.read(lib.oyez_conn_fd(connection), 3))
-            lines.append(oyez.conn_read_line(connection, 16))
-            try:
-                oyez.conn_read_line(connection, 8)
-            except oyez.OyezError as error:
-                lines.append(error.code)
-            return lines
-
-        server, result = self.serve_one(handler)
-        client = self.client(server.address)
-        client.sendall(b"one\r\ntwo\n\nwith\0nul\n1234567890\nrawlast")
-        client.shutdown(socket.SHUT_WR)
-        self.assertEqual(
-            result(),
-            [
-                b"one",
-                b"two",
-                b"",
-                b"with\0nul",
-                (oyez.LIMIT_REACHED, errno.EMSGSIZE),
-                b"890",
-                b"raw",
-                b"last",
-                oyez.CLOSED,
-            ],
-        )
-        server.close()
-
-    def test_abort_resets(self):
-        def handler(connection):
-            oyez.conn_read(connection)
-            oyez.check(lib.oyez_conn_abort(connection))
-            return lib.oyez_conn_abort(connection), lib.oyez_error_code(None)
-
-        server, result = self.serve_one(handler)
-        client = self.client(server.address)
-        client.sendall(b"x")
-        self.assertEqual(result(), (-1, oyez.CLOSED))
-        with self.assertRaises(ConnectionResetError):
-            client.recv(1)
-        server.close()
-
-    def test_close_keeps_what_was_written_and_wakes_other_threads(self):
-        reading = []
-
-        def handler(connection):
-            buffer = ctypes.create_string_buffer(10)
-
-            def read():
-                reading.append((lib.oyez_conn_read(connection, buffer, 10), lib.oyez_error_code(None)))
-
-            other = threading.Thread(target=read)
-            other.start()
-            oyez.conn_write(connection, b"farewell")
-            time.sleep(0.05)  # the other thread is to be inside its call, which nothing announces
-            oyez.check(lib.oyez_conn_close(connection))
-            other.join(PATIENCE)
-            return lib.oyez_conn_close(connection), lib.oyez_error_code(None)
-
-        server, result = self.serve_one(handler)
-        client = self.client(server.address)
-        self.assertEqual(receive_all(client), b"farewell")
-        self.assertEqual(result(), (-1, oyez.CLOSED))
-        self.assertEqual(reading, [(-1, oyez.CLOSED)])
-        client.close()
-        server.close()
-
-    def test_timeouts(self):
-        for options, set_timeout in (
-            ({"idle_timeout_ms": 100}, None),
-            ({"read_timeout_ms": 100}, None),
-            ({"lifetime_ms": 100}, None),
-            ({"idle_timeout_ms": 20000}, 100),
-        ):
-            with self.subTest(**options, set_timeout=set_timeout):
-
-                def handler(connection):
-                    if set_timeout:
-                        oyez.check(lib.oyez_conn_set_timeout(connection, set_timeout))
-                    began = time.monotonic()
-                    try:
-                        oyez.conn_read(connection)
-                    except oyez.OyezError as error:
-                        # A lifetime began before the handler did.
-                        return error.code, error.errno, 0.05 <= time.monotonic() - began < 5
-                    return None
-
-                server, result = self.serve_one(handler, **options)
-                client = self.client(server.address)
-                self.assertEqual(result(), (oyez.TIMED_OUT, errno.EAGAIN, True))
-                client.close()
-                eventually(lambda: server.stats().timeouts == 1, lambda: server.stats().timeouts)
-                server.close()
-
-    def test_a_write_that_nobody_reads_times_out(self):
-        def handler(connection):
-            try:
-                oyez.conn_write(connection, bytes(64 << 20))
-            except oyez.OyezError as error:
-                return error.code
-            return None
-
-        server, result = self.serve_one(handler, write_timeout_ms=200)
-        client = self.client(server.address)
-        self.assertEqual(result(), oyez.TIMED_OUT)
-        client.close()
-        server.close()
-
-    def test_numbers_are_never_used_twice(self):
-        numbers = []
-
-        def handler(connection, _user):
-            numbers.append(connection)
-
-        server = Server(self, handler)
-        for _ in range(300):
-            with connect(server.address) as client:
-                self.assertEqual(client.recv(1), b"")
-        server.stop()
-        server.wait()
-        self.assertEqual(len(set(numbers)), 300)
-        self.assertNotIn(0, numbers)
-        buffer = ctypes.create_string_buffer(1)
-        for number in numbers:
-            self.assertEqual(lib.oyez_conn_read(number, buffer, 1), -1)
-            self.assertEqual(lib.oyez_error_code(None), oyez.CLOSED)
-        server.close()
-
-
 def accept(server, connection, timeout_ms):
     return oyez.check(lib.oyez_server_accept(server.number, ctypes.byref(connection), timeout_ms))
 
@@ -669,135 +479,6 @@ class ByHand(TestCase):
         self.assertEqual(lib.oyez_server_accept(server.number, ctypes.byref(connection), 0), -1)
         self.assertEqual(lib.oyez_error_code(None), oyez.INVALID_ARGUMENT)
         server.close()
-
-
-class Signals(TestCase):
-    MEBIBYTES = 32
-
-    def told(self, program):
-        """What the program told, in order."""
-        return [json.loads(line) for line in program.rest() if line.startswith("{")]
-
-    def last(self, program):
-        """The report that the program ends with."""
-        return self.told(program)[-1]
-
-    def report(self, program, key):
-        """What the program told under a key, in order."""
-        return [report[key] for report in self.told(program) if key in report]
-
-    def test_idle(self):
-        for model in (oyez.THREADS, oyez.SEQUENTIAL):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                with self.subTest(model=model, signal=number.name):
-                    program = python_program(self, "echo", model, 60000)
-                    with connect(program.address) as client:
-                        ask(client, b"before")
-                    began = time.monotonic()
-                    program.signal(number)
-                    self.assertEqual(program.wait(), 0, program.errors())
-                    # Most of this is the interpreter's own end.
-                    self.assertLess(time.monotonic() - began, 3)
-                    self.assertEqual(self.last(program)["cut"], 0)
-                    self.assertEqual(program.errors(), "")
-
-    def stop_in_a_transfer(self, number):
-        whole = programs.pattern()
-        for model in (oyez.THREADS, oyez.SEQUENTIAL):
-            with self.subTest(model=model):
-                program = python_program(self, "send", model, 30000, self.MEBIBYTES)
-                client = self.client(program.address)
-                digest = hashlib.sha256(receive_exactly(client, 1 << 20))
-                got = 1 << 20
-                program.signal(number)
-                # The listener goes once the queue is empty. A sequential server looks at it between two clients.
-                if model == oyez.THREADS:
-                    eventually(lambda: not listening(program.address), "the listener is closed")
-                while True:
-                    part = client.recv(1 << 18)
-                    if not part:
-                        break
-                    digest.update(part)
-                    got += len(part)
-                self.assertEqual(got, self.MEBIBYTES << 20)
-                self.assertEqual(digest.digest(), hashlib.sha256(whole * self.MEBIBYTES).digest())
-                client.close()
-                self.assertEqual(program.wait(), 0, program.errors())
-                self.assertEqual(self.report(program, "written"), [self.MEBIBYTES << 20])
-                last = self.last(program)
-                self.assertEqual((last["accepted"], last["drained"], last["cut"], last["active"]), (1, 1, 0, 0))
-
-    def test_sigterm_in_a_transfer(self):
-        self.stop_in_a_transfer(signal.SIGTERM)
-
-    def test_sigint_in_a_transfer(self):
-        self.stop_in_a_transfer(signal.SIGINT)
-
-    def test_after_the_drain_time_the_client_can_tell(self):
-        program = python_program(self, "send", oyez.THREADS, 200, self.MEBIBYTES)
-        client = self.client(program.address)
-        receive_exactly(client, 1 << 20)
-        program.signal(signal.SIGTERM)
-        self.assertEqual(program.wait(), 0, program.errors())
-        with self.assertRaises(ConnectionResetError):
-            receive_all(client)
-        self.assertEqual(self.report(program, "written"), [-1])
-        self.assertEqual(self.report(program, "code")[0], oyez.STOPPED)
-        last = self.last(program)
-        self.assertEqual((last["drained"], last["cut"]), (0, 1))
-
-    def test_a_second_signal_stops_at_once(self):
-        program = python_program(self, "send", oyez.THREADS, 600000, self.MEBIBYTES)
-        client = self.client(program.address)
-        receive_exactly(client, 1 << 20)
-        program.signal(signal.SIGTERM)
-        eventually(lambda: not listening(program.address), "the listener is closed")
-        self.assertTrue(program.running())
-        program.signal(signal.SIGTERM)
-        self.assertEqual(program.wait(), 0, program.errors())
-        with self.assertRaises(ConnectionResetError):
-            receive_all(client)
-
-    def test_serve_in_one_call_puts_the_dispositions_back(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = "127.0.0.1:%d" % probe.getsockname()[1]
-        program = python_program(self, "serve_call", address)
-        eventually(lambda: listening(address), "it listens")
-        with connect(address) as client:
-            ask(client, b"hello")
-        program.signal(signal.SIGINT)
-        self.assertEqual(program.wait(), 0, program.errors())
-        self.assertEqual(self.report(program, "result"), [0])
-        self.assertEqual(self.report(program, "same"), [True])
-        self.assertEqual(self.report(program, "handled_inside"), [True])
-        self.assertEqual(self.report(program, "interrupted"), [True])
-
-    def test_sigpipe_never_ends_the_process(self):
-        program = python_program(self, "broken_pipe")
-        for end in (socket.socket.close, reset):
-            client = connect(program.address)
-            client.sendall(b"go")
-            end(client)
-        self.assertEqual(program.wait(), 0, program.errors())
-        self.assertEqual(self.report(program, "codes"), [[oyez.CLOSED, oyez.CLOSED, "EPIPE"]])
-        self.assertEqual(self.report(program, "disposition"), [True])
-
-    def test_a_forked_child_is_told(self):
-        program = python_program(self, "fork")
-        client = self.client(program.address)
-        told = json.loads(program.wait_for(r"^\{.*child.*\}$")[0])
-        self.assertEqual(told["status"], 0)
-        results = told["child"]
-        self.assertEqual(results.pop("own"), [1, 0])
-        self.assertEqual(results, {name: [-1, oyez.FORKED] for name in results})
-        self.assertEqual(len(results), 12)
-        # The parent has lost nothing by it.
-        ask(client, b"still there")
-        client.shutdown(socket.SHUT_WR)
-        self.assertEqual(receive_all(client), b"")
-        self.assertEqual(program.wait(), 0, program.errors())
-
 
 if __name__ == "__main__":
     unittest.main()

@@ -23,6 +23,8 @@ def is_there(file, case):
     if path.suffix == ".py":
         return re.search(rf"def {case}\(", text) is not None
     if path.name.startswith("test_"):
+        if "MODEL_CASES" in text:
+            text += (path.parent / "models.h").read_text()
         return re.search(rf"CASES?(_WITHIN)?\((\d+, )?{case}\)", text) is not None
     return re.search(rf"^(static )?\w+ {case}\(", text, re.M) is not None
 

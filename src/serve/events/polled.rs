@@ -6,8 +6,8 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::super::Server;
-use super::super::run::Drain;
 use super::super::server::Phase;
+use super::super::stop::Drain;
 use super::{EventLoop, Parked, on_lane, on_own_loop};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};

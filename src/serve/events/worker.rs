@@ -3,11 +3,13 @@
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::event::epoll::Event;
 use rustix::io::Errno;
 
 use super::super::connection::Ending;
+use super::super::run::ACCEPTS;
 use super::super::token::Token;
 use super::super::{Level, Server};
 use super::inbox::Command;
@@ -34,9 +36,14 @@ pub struct Workers {
 }
 
 impl Workers {
+    /// Whether they run.
+    pub fn are_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
     /// How many lanes are served; one alone in a server that a foreign loop drives.
     pub fn lanes(&self) -> usize {
-        if self.started.load(Ordering::Acquire) { usize::MAX } else { 1 }
+        if self.are_started() { usize::MAX } else { 1 }
     }
 }
 
@@ -63,6 +70,7 @@ impl Server {
             }
         }
         workers.started.store(true, Ordering::Release);
+        self.listeners().spread(self.sets());
         Ok(())
     }
 
@@ -90,7 +98,7 @@ impl Main for Worker {
 
     fn main(server: Arc<Server>) {
         let index = server.workers().next.fetch_add(1, Ordering::Relaxed) + 1;
-        let ran = on_lane(&server, index, None, |own| own.into_iter().for_each(EventLoop::run_to_the_end));
+        let ran = on_lane(&server, index, None, |own| own.into_iter().for_each(|own| own.run_to_the_end(index)));
         if let Err(errno) = ran {
             fail(&server, "server", errno);
             server.lanes().get(index).into_iter().for_each(|lane| turn_away(lane));
@@ -120,8 +128,8 @@ fn turn_away(lane: &Lane) {
 
 impl EventLoop {
     /// Runs. Where it hears of no event any more the server ends, and it looks by itself until its connections are closed.
-    fn run_to_the_end(&self) {
-        let Err(errno) = self.run() else { return };
+    fn run_to_the_end(&self, index: usize) {
+        let Err(errno) = self.run(index) else { return };
         fail(self.server(), "epoll_wait", errno);
         while !(self.lane().inbox.is_closing() && self.is_empty()) {
             self.finish_turn();
@@ -129,21 +137,49 @@ impl EventLoop {
         }
     }
 
-    fn run(&self) -> std::result::Result<(), Errno> {
+    fn run(&self, index: usize) -> std::result::Result<(), Errno> {
         let (server, inbox) = (self.server(), &self.lane().inbox);
         let mut events = [MaybeUninit::<Event>::uninit(); AT_ONCE];
+        let mut accepts = false;
         while !(inbox.is_closing() && self.is_empty()) {
             let stop = server.slot().stop().unwrap_or(Deadline::NEVER);
             // A stop whose time is over has been looked after, unless something came in since.
             let stop = if stop.is_over() && self.is_empty() { Deadline::NEVER } else { stop };
-            let happened = self.wait(&mut events, self.next_look().earlier(stop))?;
+            let next = if accepts { Deadline::after(Duration::ZERO) } else { self.next_look().earlier(stop) };
+            let happened = self.wait(&mut events, next)?;
             for event in happened.iter() {
-                if let Token::Connection { index, turn } = Token::of(event.data) {
-                    self.on_event(Place { index, turn }, event.flags);
+                match Token::of(event.data) {
+                    Token::Connection { index, turn } => self.on_event(Place { index, turn }, event.flags),
+                    Token::Listener(number) => {
+                        server.listeners().set_ready(number);
+                        accepts = true;
+                    }
+                    _ => {}
                 }
+            }
+            if accepts {
+                accepts = self.accept_own(index);
             }
             self.finish_turn();
         }
         Ok(())
+    }
+
+    /// Accepts from the lane's own listeners; true where more may be waiting.
+    fn accept_own(&self, index: usize) -> bool {
+        let server = self.server();
+        for _ in 0..ACCEPTS {
+            let accepted = if server.may_accept() { server.accept_of_lane(index) } else { None };
+            let Some(accepted) = accepted else {
+                if server.listeners().is_lane_ready(index) {
+                    // There is no room: the server's loop has listeners watched only while there is.
+                    server.wake();
+                }
+                return false;
+            };
+            self.lane().inbox.count(true);
+            self.open(accepted);
+        }
+        true
     }
 }

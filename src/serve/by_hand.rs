@@ -40,26 +40,39 @@ impl Server {
             let stop = self.slot().stop();
             if stop.is_some() || !self.is_paused() {
                 self.listeners().set_all_ready();
-                if let Some(accepted) = self.accept_any() {
+                let accepted = self.accept_any();
+                self.look_at_queues();
+                if let Some(accepted) = accepted {
+                    // This thread does not come back soon: others may have had nothing to wait for.
+                    self.watch_listeners();
                     let id = accepted.id();
                     let fd = super::Connection::find(id, function)?.expose()?;
                     return Ok((id, fd));
                 }
             }
-            if stop.is_some() && self.shortage().rests().is_none() && !self.admission().is_full() {
-                // Nobody waits any more.
-                self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
-                return Err(match self.take_failure() {
-                    Some(error) => error,
-                    None => Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")),
-                });
+            if let Some(stop) = stop {
+                let full = self.shortage().rests().is_some() || self.admission().is_full();
+                let nobody_waits = || self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
+                if stop.is_over() || !full && nobody_waits() {
+                    return Err(match self.take_failure() {
+                        Some(error) => error,
+                        None => {
+                            Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped"))
+                        }
+                    });
+                }
+                if !full {
+                    // Many were refused, and somebody may wait behind them.
+                    continue;
+                }
             }
             self.watch_listeners();
             self.set_timer();
             if looked && deadline.is_over() {
                 return Err(self.nobody_in_time(function));
             }
-            self.turn(deadline).map_err(|errno| Error::system("epoll_wait", errno))?;
+            let next = deadline.earlier(stop.unwrap_or(Deadline::NEVER)).earlier(self.next_look_at_queues());
+            self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
             looked = true;
         }
     }

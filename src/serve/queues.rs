@@ -67,7 +67,7 @@ impl Server {
             index += 1;
         }
         let dropped = self.listeners().kernel_view().dropped;
-        let more = dropped.saturating_sub(queues.dropped.swap(dropped, Ordering::Relaxed));
+        let more = dropped.saturating_sub(queues.dropped.fetch_max(dropped, Ordering::Relaxed));
         if more > 0 {
             let line = format_args!("the kernel dropped {more} attempts to connect, for which no queue had room");
             self.note(Kind::Drops, more, line);

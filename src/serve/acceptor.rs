@@ -199,10 +199,13 @@ impl Server {
             return true;
         }
         match admission.most() {
-            Some(most) => {
+            // Another thread's place may be one that it tries for nothing.
+            Some(most) if self.active() < most as usize => {}
+            Some(most) if admission.begins_to_be_full() => {
                 let line = format_args!("{most} connections are open, as many as may be; {WAITING}");
                 self.note(Kind::Full, 1, line);
             }
+            Some(_) => {}
             None => self.descriptors_leave_no_room(),
         }
         false

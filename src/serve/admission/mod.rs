@@ -82,9 +82,13 @@ pub struct Admission {
     places: AtomicUsize,
     /// Somebody found no place, and none has been given back since.
     full: AtomicBool,
+    /// That has been said.
+    told: AtomicBool,
     addresses: Addresses,
     rate: rate::Bucket,
     has_rules: AtomicBool,
+    /// Held while limits change: what belongs together changes together.
+    changing: Mutex<()>,
     rules: Mutex<Arc<Rules>>,
     idle_ms: AtomicU32,
     read_ms: AtomicU32,
@@ -101,9 +105,11 @@ impl Admission {
             descriptors_each,
             places: AtomicUsize::new(0),
             full: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             addresses: Addresses::default(),
             rate: rate::Bucket::default(),
             has_rules: AtomicBool::new(false),
+            changing: Mutex::default(),
             rules: Mutex::default(),
             idle_ms: AtomicU32::new(0),
             read_ms: AtomicU32::new(0),
@@ -117,6 +123,7 @@ impl Admission {
 
     /// Other limits. Who is there stays.
     pub fn set(&self, limits: &Limits) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.by_descriptors.store(limits.max_connections == MaxConnections::Descriptors, Ordering::Release);
         let most = match limits.max_connections {
             MaxConnections::Descriptors => self.room_by_descriptors(),
@@ -176,8 +183,14 @@ impl Admission {
         self.full.load(Ordering::SeqCst) && self.places.load(Ordering::SeqCst) >= self.most_places()
     }
 
+    /// Whether this is the first to say so since a place was given back.
+    pub fn begins_to_be_full(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
+    }
+
     /// Another try may find a place. True where somebody waits for that.
     pub fn make_room(&self) -> bool {
+        self.told.store(false, Ordering::Relaxed);
         self.full.swap(false, Ordering::SeqCst)
     }
 
@@ -190,6 +203,7 @@ impl Admission {
     /// The limit of descriptors may have been raised: looks again, where connections are limited by that. True where
     /// there may be more now.
     pub fn look_at_descriptors(&self) -> bool {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.by_descriptors.load(Ordering::Acquire) {
             return false;
         }

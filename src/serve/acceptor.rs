@@ -193,6 +193,9 @@ impl Server {
             return false;
         }
         let admission = self.admission();
+        if admission.fills(self.how_many_linger()) {
+            admission.look_at_descriptors();
+        }
         // Connections that are over, and only linger, make room where descriptors are the limit.
         let more = || admission.look_at_descriptors() || self.evict_lingering() && admission.look_at_descriptors();
         if admission.take_place() || admission.most().is_none() && more() && admission.take_place() {

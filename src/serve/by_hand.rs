@@ -38,11 +38,10 @@ impl Server {
         let mut looked = false;
         loop {
             let stop = self.slot().stop();
+            self.look_at_queues();
             if stop.is_some() || !self.is_paused() {
                 self.listeners().set_all_ready();
-                let accepted = self.accept_any();
-                self.look_at_queues();
-                if let Some(accepted) = accepted {
+                if let Some(accepted) = self.accept_any() {
                     // This thread does not come back soon: others may have had nothing to wait for.
                     self.watch_listeners();
                     let id = accepted.id();

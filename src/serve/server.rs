@@ -450,9 +450,14 @@ impl Server {
         }
     }
 
+    /// How many connections linger.
+    pub(super) fn how_many_linger(&self) -> usize {
+        self.lingering_in_lanes.load(Ordering::Acquire) + self.linger.len()
+    }
+
     /// Whether no connection lingers.
     pub(super) fn nobody_lingers(&self) -> bool {
-        self.lingering_in_lanes.load(Ordering::Acquire) == 0 && self.linger.is_empty()
+        self.how_many_linger() == 0
     }
 
     /// Closes lingering connections whose reply has arrived, because descriptors are needed. True where there was one.

@@ -190,8 +190,12 @@ void hold_release(int client)
 void hold_refused(int client)
 {
     char byte;
-    ssize_t count = read(client, &byte, 1);
-    CHECK(count == 0 || (count == -1 && errno == ECONNRESET));
+    ssize_t count;
+    do
+        count = read(client, &byte, 1);
+    while (count == -1 && errno == EINTR);
+    if (count > 0 || (count == -1 && errno != ECONNRESET))
+        check_fail(__FILE__, __LINE__, "a client is not refused: %zd, errno %d", count, errno);
     MUST(close(client));
 }
 

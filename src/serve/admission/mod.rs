@@ -200,6 +200,13 @@ impl Admission {
         Some(self.most.load(Ordering::Acquire)).filter(|&most| said && most != UNLIMITED)
     }
 
+    /// Whether there may be less room than was seen: the program may take descriptors for each connection, too, and
+    /// those that linger have theirs.
+    pub fn fills(&self, lingering: usize) -> bool {
+        let open = || self.places.load(Ordering::Relaxed).saturating_add(lingering);
+        self.by_descriptors.load(Ordering::Acquire) && open() > self.most_places() / 2
+    }
+
     /// The limit of descriptors may have been raised: looks again, where connections are limited by that. True where
     /// there may be more now.
     pub fn look_at_descriptors(&self) -> bool {

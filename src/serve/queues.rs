@@ -42,6 +42,17 @@ impl View {
         }
     }
 
+    /// Another listener at the same address adds to it.
+    pub fn add(&mut self, other: &Self) {
+        self.dropped += other.dropped;
+        self.queue = match (self.queue, other.queue) {
+            (Some((waiting, most)), Some((more, room))) => {
+                Some((waiting.saturating_add(more), most.saturating_add(room)))
+            }
+            (one, another) => one.or(another),
+        };
+    }
+
     /// Whether the queue is more than four fifths full.
     fn is_nearly_full(&self) -> Option<(u32, u32)> {
         self.queue.filter(|&(waiting, most)| u64::from(waiting) * 5 > u64::from(most) * 4)

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -193,11 +193,12 @@ impl Server {
             return false;
         }
         let admission = self.admission();
+        let look = || admission.look_at_descriptors(self.how_many_linger());
         if admission.fills(self.how_many_linger()) {
-            admission.look_at_descriptors();
+            look();
         }
         // Connections that are over, and only linger, make room where descriptors are the limit.
-        let more = || admission.look_at_descriptors() || self.evict_lingering() && admission.look_at_descriptors();
+        let more = || look() || self.evict_lingering() && look();
         if admission.take_place() || admission.most().is_none() && more() && admission.take_place() {
             return true;
         }
@@ -253,6 +254,8 @@ impl Server {
             return None;
         };
         counters::add(&self.counters().accepted, 1);
+        // Who begins to count them has not seen this one, or this sees that they are counted.
+        fence(Ordering::SeqCst);
         if !counted && addresses.are_counted() {
             // They may be since a moment ago.
             admitted.slot().count_address(self);

@@ -107,7 +107,7 @@ impl Server {
         let shortest = Timespec { tv_sec: 0, tv_nsec: 1 };
         // The end of the drain time, too, has to be looked after where a foreign loop drives an event server.
         let stop = self.slot().stop().filter(|_| !self.is_by_hand()).unwrap_or(Deadline::NEVER);
-        let next_look = self.next_look().earlier(stop);
+        let next_look = self.next_look().earlier(stop).earlier(self.next_look_at_queues());
         if next_look.is_never() && !self.timer_is_set(false) {
             return;
         }

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -287,6 +287,7 @@ impl Server {
     /// Where a limit for each address begins, those that are open count as well.
     fn count_addresses(&self) {
         if self.admission.addresses().begin_to_count() {
+            fence(Ordering::SeqCst);
             table::all().for_each(|slot| slot.count_address(self));
         }
     }

@@ -77,6 +77,9 @@ int client_connect_from(const char *source, const char *target, int port)
     struct sockaddr_in6 address;
     socklen_t size = address_of(&address, source, 0);
     int fd = patient_socket(address.sin6_family);
+    int on = 1;
+    /* The port is chosen when it connects, by which many more are free. */
+    MUST(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on));
     MUST(bind(fd, (struct sockaddr *)&address, size));
     size = address_of(&address, target, port);
     return (int)MUST(try_connect_by(fd, (struct sockaddr *)&address, size));

@@ -64,7 +64,7 @@ pub enum Refusal {
 /// No limit.
 const UNLIMITED: u32 = u32::MAX;
 
-/// The most descriptors that are left to the rest of the program: an eighth of what is free, and no more than this.
+/// The most descriptors that are left to the rest of the program: an eighth of the limit, and no more than this.
 const RESERVE: u64 = 32;
 
 /// How many descriptors a program may have open besides connections, where that cannot be seen.
@@ -126,7 +126,7 @@ impl Admission {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.by_descriptors.store(limits.max_connections == MaxConnections::Descriptors, Ordering::Release);
         let most = match limits.max_connections {
-            MaxConnections::Descriptors => self.room_by_descriptors(),
+            MaxConnections::Descriptors => self.room_by_descriptors().max(1),
             MaxConnections::Unlimited => UNLIMITED,
             MaxConnections::Number(number) => number,
         };
@@ -209,12 +209,13 @@ impl Admission {
 
     /// The limit of descriptors may have been raised: looks again, where connections are limited by that. True where
     /// there may be more now.
-    pub fn look_at_descriptors(&self) -> bool {
+    pub fn look_at_descriptors(&self, lingering: usize) -> bool {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.by_descriptors.load(Ordering::Acquire) {
             return false;
         }
-        let now = self.room_by_descriptors();
+        // Those that linger can be ended to make room; where there are none, one connection may always be.
+        let now = self.room_by_descriptors().max(u32::from(lingering == 0));
         now > self.most.swap(now, Ordering::AcqRel)
     }
 
@@ -224,8 +225,8 @@ impl Admission {
         let own = self.places.load(Ordering::SeqCst) as u64 * self.descriptors_each;
         let others = diagnose::open_descriptors().unwrap_or(own + UNSEEN).saturating_sub(own);
         let free = limit.saturating_sub(others);
-        let room = (free - (free / 8).min(RESERVE)) / self.descriptors_each.max(1);
-        u32::try_from(room).unwrap_or(UNLIMITED - 1).max(1)
+        let room = free.saturating_sub((limit / 8).min(RESERVE)) / self.descriptors_each.max(1);
+        u32::try_from(room).unwrap_or(UNLIMITED - 1)
     }
 
     /// Asks whether a client that was accepted may stay. It is counted where its address is limited, which is the value.

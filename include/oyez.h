@@ -1414,7 +1414,8 @@ int32_t oyez_server_stats_text(oyez_server server,
    -1    errno and oyez_last_error() are set
  Errors
    OYEZ_TIMED_OUT         (EAGAIN) nothing arrived in time
-   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOBUFS, ENOMEM) no free descriptor in time
+   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOBUFS, ENOMEM) no free descriptor in time; (EAGAIN) as many connections
+                          as max_connections allows, and none was closed in time
    OYEZ_STOPPED           the server was stopped, and nobody waits any more
    OYEZ_INVALID_ARGUMENT  connection is NULL; the server has a handler, or no listener
    OYEZ_CLOSED, OYEZ_FORKED

@@ -459,7 +459,8 @@ unsafe fn limits(c: &oyez_server_options, function: &'static str) -> Result<Limi
     let allow = unsafe { optional_bytes(c.allow) };
     // SAFETY: as above.
     let deny = unsafe { optional_bytes(c.deny) };
-    let rules = Rules::read(allow, deny).map_err(|fault| {
+    let lists = allow.is_some() || deny.is_some();
+    let rules = lists.then(|| Rules::read(allow, deny)).transpose().map_err(|fault| {
         let text = Text::format(format_args!("{}: {}", fault.list, fault.error));
         let hint = fault.error.hint_text();
         Error::invalid(function, format_args!("{text}")).hint(format_args!("{hint}"))
@@ -472,7 +473,7 @@ unsafe fn limits(c: &oyez_server_options, function: &'static str) -> Result<Limi
         },
         max_connections_per_address: most(c.max_connections_per_address, "max_connections_per_address")?,
         accept_rate: rate.map(|per_second| Rate { per_second, burst: burst.unwrap_or(per_second) }),
-        rules: Arc::new(rules),
+        rules: rules.map(Arc::new),
         idle_timeout: duration(c.idle_timeout_ms, function, "idle_timeout_ms")?,
         read_timeout: duration(c.read_timeout_ms, function, "read_timeout_ms")?,
         write_timeout: duration(c.write_timeout_ms, function, "write_timeout_ms")?,

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -210,16 +210,23 @@ impl Server {
             return false;
         }
         let admission = self.admission();
+        let look = || admission.look_at_descriptors(self.how_many_linger());
+        if admission.fills(self.how_many_linger()) {
+            look();
+        }
         // Connections that are over, and only linger, make room where descriptors are the limit.
-        let more = || admission.look_at_descriptors() || self.evict_lingering() && admission.look_at_descriptors();
+        let more = || look() || self.evict_lingering() && look();
         if admission.take_place() || admission.most().is_none() && more() && admission.take_place() {
             return true;
         }
         match admission.most() {
-            Some(most) => {
+            // Another thread's place may be one that it tries for nothing.
+            Some(most) if self.active() < most as usize => {}
+            Some(most) if admission.begins_to_be_full() => {
                 let line = format_args!("{most} connections are open, as many as may be; {WAITING}");
                 self.note(Kind::Full, 1, line);
             }
+            Some(_) => {}
             None => self.descriptors_leave_no_room(),
         }
         false
@@ -264,6 +271,8 @@ impl Server {
             return None;
         };
         counters::add(&self.counters().accepted, 1);
+        // Who begins to count them has not seen this one, or this sees that they are counted.
+        fence(Ordering::SeqCst);
         if !counted && addresses.are_counted() {
             // They may be since a moment ago.
             admitted.slot().count_address(self);

@@ -215,9 +215,16 @@ impl Server {
 
     /// Watches the listeners while accepting from them has a point: a ready one would make the loop spin otherwise.
     pub(super) fn watch_listeners(&self) {
-        let room = self.has_room() && !self.admission().is_full();
-        let watch = !self.is_paused() && self.shortage().rests().is_none() && room;
-        self.listeners().watch(watch, self.sets());
+        let has_point = || {
+            let room = !self.admission().is_full() && self.shortage().rests().is_none();
+            // A stop takes in whoever waits.
+            room && (self.slot().stop().is_some() || !self.is_paused() && self.has_room())
+        };
+        self.listeners().watch(has_point(), self.sets());
+        // Of several threads another one may have looked after what has changed since, when they were watched still.
+        if !self.listeners().are_watched() && has_point() {
+            self.listeners().watch(true, self.sets());
+        }
     }
 
     /// Waits for something to happen, at most until `limit`, and looks after it.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -292,6 +292,7 @@ impl Server {
     /// Where a limit for each address begins, those that are open count as well.
     fn count_addresses(&self) {
         if self.admission.addresses().begin_to_count() {
+            fence(Ordering::SeqCst);
             table::all().for_each(|slot| slot.count_address(self));
         }
     }
@@ -455,9 +456,14 @@ impl Server {
         }
     }
 
+    /// How many connections linger.
+    pub(super) fn how_many_linger(&self) -> usize {
+        self.lingering_in_lanes.load(Ordering::Acquire) + self.linger.len()
+    }
+
     /// Whether no connection lingers.
     pub(super) fn nobody_lingers(&self) -> bool {
-        self.lingering_in_lanes.load(Ordering::Acquire) == 0 && self.linger.is_empty()
+        self.how_many_linger() == 0
     }
 
     /// Closes lingering connections whose reply has arrived, because descriptors are needed. True where there was one.

@@ -51,8 +51,6 @@ impl Server {
             handshakes: Deadline::after(Duration::ZERO),
         };
         self.wake_lanes();
-        // From here on they are tried, not watched: where there is no room a ready one would make a loop spin.
-        self.listeners().watch(false, self.sets());
         let refused = self.refuse_beginners();
         self.listeners().set_all_ready();
         // At rest nobody is on his way; to look for that takes longer than such a stop does.
@@ -105,6 +103,7 @@ impl Server {
                 self.end_handlers(drain, 0);
                 return true;
             }
+            self.watch_listeners();
             if self.turn(deadline.earlier(limit)).is_ok() {
                 return false;
             }

@@ -74,6 +74,7 @@ impl Server {
             if self.slot().stop().is_none() {
                 let more = self.accept_some();
                 self.watch_listeners();
+                self.look_at_queues();
                 let wait = if more { Deadline::after(Duration::ZERO) } else { limit };
                 self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
             }

@@ -272,6 +272,7 @@ static void be_a_client(unsigned *seed)
 {
     char line[60];
     int way = any(seed, WAYS), kind = any(seed, 100);
+    long long start = check_now_ms();
     int fd = connect_from(seed, shared->ports[way]);
     snprintf(line, sizeof line, "%d%d\n", any(seed, 1000000), way);
     if (kind < 4) { /* goes away with a reset, having sent some */
@@ -287,7 +288,7 @@ static void be_a_client(unsigned *seed)
         MUST(shutdown(fd, SHUT_WR));
     } else if (ask(fd, line)) {
         COUNT(shared->answered);
-    } else if (check_now_ms() <= LOAD(shared->refusing)) {
+    } else if (start <= LOAD(shared->refusing)) {
         COUNT(shared->refused);
     } else {
         check_fail(__FILE__, __LINE__, "no answer of %s (%s)", way_names[way], strerror(errno));

@@ -1,0 +1,163 @@
+"""What a lack of descriptors, and accepts that fail, do to a server and to its clients."""
+
+import contextlib
+import os
+import re
+import resource
+import select
+import socket
+import time
+
+from running import Clients, Server, Wrong
+from stops import REQUEST
+
+WAITING, PINGERS = 200, 10
+ANSWER_END = b"done\n"
+
+
+class Waiting:
+    """A client that has asked and waits, without a thread of its own."""
+
+    def __init__(self, port, what=b"once"):
+        self.client, self.bytes, self.over, self.asked, self.what = socket.socket(), b"", None, False, what
+        self.client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            self.client.connect(("127.0.0.1", port))
+
+    def fileno(self):
+        return self.client.fileno()
+
+    def on_event(self, flags):
+        """Asks once it is connected; `over` is "answered", "FIN" or "RST" at last."""
+        try:
+            if flags & select.POLLOUT and not self.asked:
+                self.client.sendall(REQUEST % self.what)
+                self.asked = True
+            if flags & (select.POLLIN | select.POLLHUP | select.POLLERR):
+                bytes = self.client.recv(4096)
+                self.bytes += bytes
+                if ANSWER_END in self.bytes:
+                    self.over = "answered"
+                elif not bytes:
+                    self.over = "FIN"
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.over = "RST"
+
+    def events(self):
+        return select.POLLIN if self.asked else select.POLLIN | select.POLLOUT
+
+
+def look_after(waiting, seconds, until=lambda: False):
+    """Yields each that is over, and when, until so much time has gone by."""
+    end = time.monotonic() + seconds
+    poll, by_fd = select.poll(), {}
+    for one in waiting:
+        if one.over is None:
+            poll.register(one, one.events())
+            by_fd[one.fileno()] = one
+    while by_fd and not until() and (left := end - time.monotonic()) > 0:
+        for fd, flags in poll.poll(min(left, 0.1) * 1000):
+            one = by_fd[fd]
+            one.on_event(flags)
+            if one.over:
+                poll.unregister(fd)
+                del by_fd[fd]
+                yield one, time.monotonic()
+            else:
+                poll.modify(fd, one.events())
+    if not until() and (left := end - time.monotonic()) > 0 and not by_fd:
+        time.sleep(left)
+
+
+def closed(waiting):
+    return sum(one.over in ("FIN", "RST") for one in waiting)
+
+
+def descriptors(subject, seconds, after):
+    """No descriptor for so long, with 10 clients that ping and 200 that wait; then the limit rises."""
+    with Server(subject) as server, Clients("ping", server.port, PINGERS, 100) as pings:
+        start = server.cpu()
+        time.sleep(1)
+        calm_cpu, calm = (server.cpu() - start) * 100, pings.account()
+        before, log = server.limit_to_now(), server.log_size()
+        waiting = [Waiting(server.port) for _ in range(WAITING)]
+        start, began = server.cpu(), time.monotonic()
+        for _ in look_after(waiting, seconds):
+            pass
+        took = time.monotonic() - began
+        found = {"cpu": (server.cpu() - start) / took * 100, "calm_cpu": calm_cpu, "calm": calm, "pings": pings.account(),
+                 "log_bytes": server.log_size() - log, "log_lines": server.log_lines(log), "closed": closed(waiting),
+                 "served_before": sum(one.over == "answered" for one in waiting), "alive": server.alive()}
+        found["served"], found["first_ms"] = 0, None
+        if server.alive():
+            server.limit(before)
+            raised = time.monotonic()
+            for one, when in look_after(waiting, after):
+                if one.over == "answered":
+                    found["served"] += 1
+                    found["first_ms"] = found["first_ms"] or (when - raised) * 1000
+        found["log"] = server.log_text()
+        return found
+
+
+def injected(subject, errno, seconds, folder):
+    """Every accept after the first client's fails for so long, by strace; five clients wait, the first one pings."""
+    trace = os.path.join(folder, "accepts")
+    strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-ttt", "-e", "signal=none", "-e", "trace=accept,accept4",
+              "-e", f"inject=accept,accept4:error={errno}:when=2+", "-o", trace]
+    with Server(subject, wrapped=strace) as server, Clients("ping", server.port, 1, 50) as pings:
+        pings.account()
+        log, began = server.log_size(), time.time()
+        waiting = [Waiting(server.port) for _ in range(5)]
+        start = server.cpu()
+        for _ in look_after(waiting, seconds):
+            pass
+        ended = time.time()
+        found = {"cpu": (server.cpu() - start) / (ended - began) * 100, "log_bytes": server.log_size() - log,
+                 "pings": pings.account(), "alive": server.alive(), "closed": closed(waiting)}
+    with open(trace, errors="replace") as lines:
+        times = [float(match.group(1)) for match in (re.match(r"\d+\s+(\d+\.\d+) .*INJECTED", line) for line in lines)
+                 if match]
+    os.unlink(trace)
+    within = [when for when in times if began <= when <= ended]
+    found["accepts"] = len(within)
+    found["rate"] = sum(when > began + 1 for when in within) / (ended - began - 1)
+    return found
+
+
+def idle(subject, seconds, timeout_ms):
+    """500 connections that say nothing, 256 descriptors, and one client more."""
+    wanted = {"idle": timeout_ms} if timeout_ms else {}
+    with Server(subject, **wanted) as server:
+        before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        server.limit((256, before[1]))
+        silent = []
+        for _ in range(500):
+            client = socket.socket()
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                client.connect(("127.0.0.1", server.port))
+            silent.append(client)
+        time.sleep(0.3)
+        log, start, began = server.log_size(), server.cpu(), time.monotonic()
+        one = [Waiting(server.port)]
+        when = next((when for _, when in look_after(one, seconds, lambda: one[0].over)), None)
+        time.sleep(max(0, began + 2 - time.monotonic()))
+        took = time.monotonic() - began
+        found = {"over": one[0].over, "after_ms": when and (when - began) * 1000, "alive": server.alive(),
+                 "cpu": (server.cpu() - start) / took * 100, "log_bytes": server.log_size() - log,
+                 "closed": sum(is_over(client) for client in silent)}
+        for client in silent:
+            client.close()
+        return found
+
+
+def is_over(client):
+    try:
+        return not client.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True

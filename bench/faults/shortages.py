@@ -103,36 +103,40 @@ def descriptors(subject, seconds, after):
 
 
 def injected(subject, errno, seconds, folder):
-    """Every accept after the first client's fails for so long, by strace; five clients wait, the first one pings."""
+    """Each thread's accepts fail by strace from the tenth on. A client from before pings; five wait."""
     trace = os.path.join(folder, "accepts")
     strace = ["strace", "-f", "--seccomp-bpf", "-qq", "-ttt", "-e", "signal=none", "-e", "trace=accept,accept4",
-              "-e", f"inject=accept,accept4:error={errno}:when=2+", "-o", trace]
+              "-e", f"inject=accept,accept4:error={errno}:when=10+", "-o", trace]
     with Server(subject, wrapped=strace) as server, Clients("ping", server.port, 1, 50) as pings:
+        log, before = server.log_size(), []
+        while not times_injected(trace) and len(before) < 200:
+            before.append(Waiting(server.port))
+            for _ in look_after(before[-1:], 0.1, lambda: before[-1].over):
+                pass
         pings.account()
-        log, began = server.log_size(), time.time()
+        began = time.time()
         waiting = [Waiting(server.port) for _ in range(5)]
-        start = server.cpu()
         for _ in look_after(waiting, seconds):
             pass
         ended = time.time()
-        found = {"cpu": (server.cpu() - start) / (ended - began) * 100, "log_bytes": server.log_size() - log,
+        found = {"log_bytes": server.log_size() - log, "log_lines": server.log_lines(log),
                  "pings": pings.account(), "alive": server.alive(), "closed": closed(waiting)}
-    with open(trace, errors="replace") as lines:
-        times = [float(match.group(1)) for match in (re.match(r"\d+\s+(\d+\.\d+) .*INJECTED", line) for line in lines)
-                 if match]
+    within = [when for when in times_injected(trace) if began <= when <= ended]
     os.unlink(trace)
-    within = [when for when in times if began <= when <= ended]
-    found["accepts"] = len(within)
-    found["rate"] = sum(when > began + 1 for when in within) / (ended - began - 1)
-    return found
+    return {**found, "accepts": len(within), "rate": len(within) / (ended - began)}
 
 
-def idle(subject, seconds, timeout_ms):
-    """500 connections that say nothing, 256 descriptors, and one client more."""
-    wanted = {"idle": timeout_ms} if timeout_ms else {}
-    with Server(subject, **wanted) as server:
-        before = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
-        server.limit((256, before[1]))
+def times_injected(trace):
+    with open(trace, errors="replace") as lines:
+        found = (re.match(r"\d+\s+(\d+\.\d+) .*INJECTED", line) for line in lines)
+        return [float(match.group(1)) for match in found if match]
+
+
+def idle(subject, seconds):
+    """500 connections that say nothing, 256 descriptors, and one client more. What has timeouts ends the idle after 2 s."""
+    with Server(subject, idle=2000, slots=240) as server:
+        _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+        server.limit((256, hard))
         silent = []
         for _ in range(500):
             client = socket.socket()
@@ -141,14 +145,15 @@ def idle(subject, seconds, timeout_ms):
                 client.connect(("127.0.0.1", server.port))
             silent.append(client)
         time.sleep(0.3)
-        log, start, began = server.log_size(), server.cpu(), time.monotonic()
-        one = [Waiting(server.port)]
-        when = next((when for _, when in look_after(one, seconds, lambda: one[0].over)), None)
-        time.sleep(max(0, began + 2 - time.monotonic()))
-        took = time.monotonic() - began
-        found = {"over": one[0].over, "after_ms": when and (when - began) * 1000, "alive": server.alive(),
-                 "cpu": (server.cpu() - start) / took * 100, "log_bytes": server.log_size() - log,
-                 "closed": sum(is_over(client) for client in silent)}
+        one, began, answered_after = [Waiting(server.port)], time.monotonic(), None
+        log, start = server.log_size(), server.cpu()
+        for _, when in look_after(one, 1.3):
+            answered_after = (when - began) * 1000
+        cpu = (server.cpu() - start) / (time.monotonic() - began) * 100
+        for _, when in look_after(one, seconds - 1.3, lambda: one[0].over):
+            answered_after = (when - began) * 1000
+        found = {"over": one[0].over, "after_ms": answered_after, "alive": server.alive(), "cpu": cpu,
+                 "log_bytes": server.log_size() - log, "closed": sum(is_over(client) for client in silent)}
         for client in silent:
             client.close()
         return found

@@ -37,7 +37,7 @@ class Subject:
         return self.name in OYEZ
 
     def command(self, port, _folder, wanted):
-        """`wanted`: drain and idle in milliseconds, workers, sigpipe."""
+        """`wanted`: drain and idle in milliseconds, workers, sigpipe; slots of those that have a table of them."""
         return [self.program, str(port), *self.arguments, *(f"{name}={value}" for name, value in wanted.items())]
 
 
@@ -59,7 +59,7 @@ class Nginx(Subject):
             file.truncate(32 * 1024 * 1024)
         with open(os.path.join(folder, "nginx.conf"), "w") as file:
             file.write(NGINX_CONFIGURATION.format(
-                folder=folder, port=port, idle=max(1, wanted.get("idle", 600000) // 1000), drain=wanted["drain"],
+                folder=folder, port=port, idle=max(1, wanted.get("idle", 600000) // 1000), drain=wanted["drain"], slots=wanted.get("slots", 19000),
                 user="user root;" if os.geteuid() == 0 else ""))
         return [self.program, "-p", folder, "-c", os.path.join(folder, "nginx.conf"), "-e", "stderr"]
 
@@ -80,7 +80,7 @@ class Haproxy(Subject):
     def command(self, port, folder, wanted):
         with open(os.path.join(folder, "haproxy.cfg"), "w") as file:
             file.write(HAPROXY_CONFIGURATION.format(port=port, behind=port + 1, idle=wanted.get("idle", 600000),
-                                                    drain=wanted["drain"]))
+                                                    drain=wanted["drain"], slots=wanted.get("slots", 9000)))
         return [self.program, "-db", "-f", os.path.join(folder, "haproxy.cfg")]
 
 
@@ -90,7 +90,7 @@ worker_processes 1;
 pid {folder}/pid;
 error_log stderr;
 worker_shutdown_timeout {drain}ms;
-events {{ worker_connections 19000; }}
+events {{ worker_connections {slots}; }}
 http {{
     access_log off;
     client_header_timeout {idle};
@@ -107,7 +107,7 @@ http {{
 """
 
 HAPROXY_CONFIGURATION = """global
-    maxconn 9000
+    maxconn {slots}
     nbthread 1
     hard-stop-after {drain}ms
     log fd@2 format raw local0 notice

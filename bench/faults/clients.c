@@ -286,8 +286,8 @@ static long turn(struct slow *all, int count, int period_ms, const char *first)
             lost++;
         }
         /* Evenly over the period; the first turn is not held back. */
-        if (first == NULL && i % 64 == 63) {
-            int ahead = (int)((long long)period_ms * i / count - (now_ns() - start) / 1000000);
+        if (first == NULL && (i % 16 == 15 || i == count - 1)) {
+            int ahead = (int)((long long)period_ms * (i + 1) / count - (now_ns() - start) / 1000000);
             if (poll(&input, 1, ahead > 0 ? ahead : 0) > 0)
                 return lost;
         }

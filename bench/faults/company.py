@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 
-from running import Clients, Server, Wrong
+from running import Clients, Server
 from shortages import Waiting, look_after
 from stops import connected
 
@@ -15,14 +15,14 @@ FLOOD_RATE = 2000       # connections a second on top
 
 
 def reset_mid_write(subject, plain, times):
-    """SIGPIPE at its default; clients that take 128 kB of 32 MB, and reset; another one that pings."""
+    """SIGPIPE at its default; clients that take 128 kB of 32 MB, and reset, each second one after its own end; one pings."""
     behind = plain if subject.name == "HAProxy" else None
     sequential = subject.name == "oyez sequential"      # one at a time: nobody can be there beside
     with Server(subject, behind=behind, sigpipe=1) as server:
         with contextlib.ExitStack() as stack:
             pings = None if sequential else stack.enter_context(Clients("ping", server.port, 1, 10))
             log, resets = server.log_lines(), 0
-            for _ in range(times):
+            for turn in range(times):
                 with contextlib.suppress(OSError):
                     client = connected(server.port, b"big")
                     got = 0
@@ -31,6 +31,9 @@ def reset_mid_write(subject, plain, times):
                         if not bytes:
                             break
                         got += len(bytes)
+                    if turn % 2:
+                        client.shutdown(socket.SHUT_WR)
+                        time.sleep(0.02)
                     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     client.close()
                     resets += 1
@@ -38,7 +41,7 @@ def reset_mid_write(subject, plain, times):
             time.sleep(0.2)
             seen = pings.account() if pings else None
             after = [Waiting(server.port)] if server.alive() else []
-            for _ in look_after(after, 3, lambda: after[0].over):
+            for _ in look_after(after, 3, lambda: all(one.over for one in after)):
                 pass
             return {"alive": server.alive(), "resets": resets, "pings": seen, "log_lines": server.log_lines() - log,
                     "next": bool(after) and after[0].over == "answered", "status": server.process.poll()}

@@ -3,9 +3,9 @@
 import company
 import shortages
 import stops
-from subjects import PROCESSES, SEQUENTIAL, THREADS
+from subjects import HAPROXY, PROCESSES, SEQUENTIAL, THREADS
 
-SLOW, SLOW_PROCESSES = 10000, 1000
+SLOW, FEWER = 10000, {PROCESSES: 1000, HAPROXY: 8000}     # HAProxy counts two descriptors for each
 
 
 class Scene:
@@ -20,15 +20,15 @@ class Scene:
 
 
 def stop_as_root(subject, how):
-    return stops.under_load(subject, True, 4 if how.quick else 20)
+    return stops.under_load(subject, True, 2 if how.quick else 20)
 
 
 def stop_unprivileged(subject, how):
-    return stops.under_load(subject, False, 4 if how.quick else 20)
+    return stops.under_load(subject, False, 2 if how.quick else 20)
 
 
 def descriptors(subject, how):
-    return shortages.descriptors(subject, *((2, 1) if how.quick else (10, 3)))
+    return shortages.descriptors(subject, *((1, 1) if how.quick else (10, 3)))
 
 
 def no_memory(subject, how):
@@ -52,14 +52,14 @@ def reset(subject, how):
 
 
 def slow(subject, how):
-    count = SLOW_PROCESSES if subject.name == PROCESSES else SLOW
+    count = FEWER.get(subject.name, SLOW)
     count = count // 10 if how.quick else count
     workers = count + 100 if subject.name in (THREADS, PROCESSES) else 0
-    return company.slow(subject, count, workers, 1 if how.quick else 4)
+    return company.slow(subject, count, workers, 0.5 if how.quick else 4)
 
 
 def idle(subject, how):
-    return shortages.idle(subject, 7)
+    return shortages.idle(subject, 1 if how.quick else 2)
 
 
 SCENES = [

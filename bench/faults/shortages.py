@@ -8,7 +8,7 @@ import select
 import socket
 import time
 
-from running import Clients, Server, Wrong
+from running import Clients, Server
 from stops import REQUEST
 
 WAITING, PINGERS = 200, 10
@@ -79,8 +79,8 @@ def descriptors(subject, seconds, after):
     """No descriptor for so long, with 10 clients that ping and 200 that wait; then the limit rises."""
     with Server(subject) as server, Clients("ping", server.port, PINGERS, 100) as pings:
         start = server.cpu()
-        time.sleep(1)
-        calm_cpu, calm = (server.cpu() - start) * 100, pings.account()
+        time.sleep(after / 3)
+        calm_cpu, calm = (server.cpu() - start) / (after / 3) * 100, pings.account()
         before, log = server.limit_to_now(), server.log_size()
         waiting = [Waiting(server.port) for _ in range(WAITING)]
         start, began = server.cpu(), time.monotonic()
@@ -133,8 +133,8 @@ def times_injected(trace):
 
 
 def idle(subject, seconds):
-    """500 connections that say nothing, 256 descriptors, and one client more. What has timeouts ends the idle after 2 s."""
-    with Server(subject, idle=2000, slots=240) as server:
+    """500 connections that say nothing, 256 descriptors, and one client more. What has timeouts ends the idle so soon."""
+    with Server(subject, idle=seconds * 1000, slots=240) as server:
         _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         server.limit((256, hard))
         silent = []
@@ -144,13 +144,13 @@ def idle(subject, seconds):
             with contextlib.suppress(BlockingIOError):
                 client.connect(("127.0.0.1", server.port))
             silent.append(client)
-        time.sleep(0.3)
+        time.sleep(0.2)
         one, began, answered_after = [Waiting(server.port)], time.monotonic(), None
         log, start = server.log_size(), server.cpu()
-        for _, when in look_after(one, 1.3):
+        for _, when in look_after(one, seconds * 0.65):
             answered_after = (when - began) * 1000
         cpu = (server.cpu() - start) / (time.monotonic() - began) * 100
-        for _, when in look_after(one, seconds - 1.3, lambda: one[0].over):
+        for _, when in look_after(one, seconds * 2.85, lambda: one[0].over):
             answered_after = (when - began) * 1000
         found = {"over": one[0].over, "after_ms": answered_after, "alive": server.alive(), "cpu": cpu,
                  "log_bytes": server.log_size() - log, "closed": sum(is_over(client) for client in silent)}

@@ -231,7 +231,7 @@ def idle_row(cell):
 def idle_conclusion(cells):
     answered = [name for name, cell in cells.items() if cell["over"] == "answered"]
     burnt = {name: f"{cell['cpu']:.0f} %" for name, cell in cells.items() if cell["cpu"] >= 10}
-    return " ".join([f"Answered within 7 s: {', '.join(answered) or 'by none'}.",
+    return " ".join([f"Answered within three and a half times that: {', '.join(answered) or 'by none'}.",
                      *([f"A processor is burnt meanwhile by {counts(burnt)}."] if burnt else [])]) + "\n"
 
 
@@ -259,12 +259,12 @@ TABLES = [
           ["bytes lost", "of all", "how the clients end", "ended after, s", "status"],
           transfers_row, transfers_conclusion, cut_targets),
     Table("reset", "Clients that reset in the middle of an answer, SIGPIPE at its default",
-          "One after another takes 128 kB of 32 MB and resets; another client pings each 10 ms. Nobody here ignores SIGPIPE but "
-          f"who does so by itself. {NGINX} and {HAPROXY} do.",
+          "One after another takes 128 kB of 32 MB and resets, each second one after it has ended its own side; another client pings "
+          f"each 10 ms. No program here ignores SIGPIPE; {NGINX} and {HAPROXY} do so by themselves.",
           ["alive", "resets", "other client answered", "at most, ms", "next client answered", "log lines"],
           reset_row, reset_conclusion, reset_targets),
     Table("slow", "Slow clients, and a flood",
-          f"10,000 that send a byte each 5 s ({PROCESSES}: 1,000), from four programs, and a calm one that pings each 2 ms: its "
+          f"10,000 that send a byte each 5 s ({PROCESSES}: 1,000; {HAPROXY}, which counts two descriptors for each: 8,000), from four programs, and a calm one that pings each 2 ms: its "
           "times alone, beside them, and with 2,000 connects a second on top, each of them served. oyez threads and "
           "processes with as many workers as clients. CPU in % of a core without the flood; memory is the proportional set "
           "size that the slow ones add.",
@@ -272,8 +272,8 @@ TABLES = [
            "CPU", "memory, MB"],
           slow_row, slow_conclusion, slow_targets),
     Table("idle", "500 idle connections, 256 descriptors, and one client more",
-          f"oyez with `idle_timeout_ms` 2000, {NGINX} and {HAPROXY} with a header timeout of 2 s and tables of 240; the others have no "
-          "timeout of their own. CPU in % of a core over the 1.3 s before any timeout.",
+          f"oyez with an `idle_timeout_ms`, {NGINX} and {HAPROXY} with a header timeout, of 2 s (quick: 1 s), and these two with tables of "
+          "240; the others have no timeout of their own. CPU in % of a core before any timeout.",
           ["new client answered", "after, ms", "CPU", "idle ones closed", "log, bytes"],
           idle_row, idle_conclusion, idle_targets),
 ]

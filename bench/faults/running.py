@@ -109,6 +109,17 @@ class Server:
     def ask_to_stop(self):
         os.kill(self.main, self.subject.stop_signal)
 
+    @contextlib.contextmanager
+    def held(self, seconds):
+        """Stands still for so long, and meanwhile."""
+        os.kill(self.pid, signal.SIGSTOP)
+        time.sleep(seconds)
+        try:
+            yield
+            time.sleep(0.005)
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
+
     def alive(self):
         with contextlib.suppress(OSError):
             return self.process.poll() is None and fields_of(self.pid)[0] != "Z"

@@ -62,7 +62,7 @@ class Table:
 # Stops.
 
 def stop_row(cell):
-    return [number(cell[what]) for what in ("answered", "lost", "reset", "cut", "silent", "kept_running")]
+    return [number(cell[what]) for what in ("answered", "lost", "lost_held", "reset", "cut", "silent", "kept_running")]
 
 
 def stop_conclusion(cells):
@@ -80,9 +80,10 @@ def stop_targets(cell):
 def stop_table(scene, how, more):
     return Table(scene, f"Stop under load, {how}",
                  "Starts and stops while 16 clients, four connections each, connect, ask, read to the end and close, as fast as "
-                 f"they can, so that the queue is never empty. {more}Lost is who was connected and got less than the whole "
+                 f"they can. In each second stop the server is held for 20 ms (SIGSTOP) when it is asked to stop, so that somebody is in its "
+                 f"queue for certain. {more}Lost is who was connected and got less than the whole "
                  "answer: a reset, an end too early, or silence for 10 s.",
-                 ["answered", "lost", "by reset", "by an early end", "by silence", "did not end in 8 s"],
+                 ["answered", "lost", "where held", "by reset", "by an early end", "by silence", "did not end in 8 s"],
                  stop_row, stop_conclusion,
                  lambda cell: ((f"{what}, {how}", value, met) for what, value, met in stop_targets(cell)))
 

@@ -9,7 +9,8 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs test-torture torture valgrind sanitize sanitize-address sanitize-thread soak soak-faults bench bench-quick clean
+	test-loops test-python test-docs test-torture torture valgrind sanitize sanitize-address sanitize-thread soak \
+	soak-faults bench bench-quick faults faults-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -21,6 +22,8 @@ help:
 	@echo 'make errors-table  write docs/errors.md again after a change of what errors say (as root)'
 	@echo 'make bench     measure against servers by hand and six libraries, and write BENCHMARKS.md; forty minutes'
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
+	@echo 'make faults    what faults do to oyez and to its peers, and write FAULTS.md; a quarter of an hour, best as root'
+	@echo 'make faults-quick  the same with fewer times, in two to three minutes; bench/faults/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
 	@echo 'make torture   every errno of every system call, every allocation that fails, and the rest of tests/torture; 10 minutes'
@@ -117,6 +120,12 @@ bench: library
 
 bench-quick: library
 	CC='$(CC)' $(PYTHON) bench/run.py --quick --library $(LIBRARY) --build $(BUILD)/bench
+
+faults: library
+	CC='$(CC)' $(PYTHON) bench/faults/run.py --library $(LIBRARY) --build $(BUILD)/faults
+
+faults-quick: library
+	CC='$(CC)' $(PYTHON) bench/faults/run.py --quick --library $(LIBRARY) --build $(BUILD)/faults
 
 clean:
 	$(CARGO) clean

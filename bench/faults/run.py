@@ -17,6 +17,7 @@ import os
 import resource
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -123,6 +124,7 @@ def measured(asked, folder):
 
 def main():
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))     # what runs is ended
     began, saved = time.monotonic(), os.path.join(asked.build, "results.json")
     if asked.again:
         with open(saved) as file:

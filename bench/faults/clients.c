@@ -1,13 +1,13 @@
 /*
  * The clients of the faults, to a port of 127.0.0.1:
  *
- *     clients storm PORT CLIENTS DEPTH RATE   connect, ask, read to the end, close; DEPTH at once for each client; RATE a
- *                                             second in all, 0 is as fast as it goes; until refused
+ *     clients storm PORT CLIENTS DEPTH RATE   connect, ask, read to the end, close; DEPTH at once for each client;
+ *                                             RATE a second in all, 0 is as fast as it goes; until refused
  *     clients ping PORT CLIENTS PAUSE_MS      an answer on each of CLIENTS connections, and again after a pause
- *     clients slow PORT COUNT PERIOD_MS       COUNT connections that send a byte in each period, and never a whole request
+ *     clients slow PORT COUNT PERIOD_MS       COUNT connections that send a byte in each period, never a request
  *
- * Each prints a line when it is under way, ends at the end of standard input (storm: also when all are refused), and then
- * prints what it saw as JSON. `ping` and `storm` begin a new account with each line of input, and print that of the old one.
+ * Each prints a line when it is under way, ends at the end of standard input (storm: also when all are refused), and
+ * then prints what it saw as JSON. With each line of input `ping` and `storm` print that, and begin a new account.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -224,8 +224,8 @@ static void tell(void)
            account.answered, account.reset, account.cut, account.silent, account.refused, account.failed,
            account.last_errno, account.lost, count);
     if (count > 0)
-        printf(", \"median_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f", samples[count / 2], samples[count * 99 / 100],
-               samples[count - 1]);
+        printf(", \"median_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f", samples[count / 2],
+               samples[count * 99 / 100], samples[count - 1]);
     puts("}");
     fflush(stdout);
     memset(&account, 0, sizeof account);
@@ -264,12 +264,8 @@ static void run(void *(*function)(void *), int clients, int *arguments)
 
 /* Slow. */
 
-struct slow {
-    int fd, sent;
-};
-
 /* One turn: each sends its next byte; who is over is counted. */
-static long turn(struct slow *all, int count, int period_ms, const char *first)
+static long turn(int *all, int count, int period_ms, const char *first)
 {
     struct pollfd input = {0, POLLIN, 0};
     long long start = now_ns();
@@ -278,11 +274,11 @@ static long turn(struct slow *all, int count, int period_ms, const char *first)
     for (int i = 0; i < count; i++) {
         const char *byte = first != NULL ? first : "x";
         size_t size = first != NULL ? strlen(first) : 1;
-        if (all[i].fd < 0)
+        if (all[i] < 0)
             continue;
-        if (send(all[i].fd, byte, size, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EAGAIN) {
-            close(all[i].fd);
-            all[i].fd = -1;
+        if (send(all[i], byte, size, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 && errno != EAGAIN) {
+            close(all[i]);
+            all[i] = -1;
             lost++;
         }
         /* Evenly over the period; the first turn is not held back. */
@@ -297,22 +293,22 @@ static long turn(struct slow *all, int count, int period_ms, const char *first)
 
 static int slow(int count, int period_ms)
 {
-    struct slow *all = calloc((size_t)count, sizeof *all);
+    int *all = calloc((size_t)count, sizeof *all);
     struct pollfd input = {0, POLLIN, 0};
     long lost = 0, connected = 0;
 
     if (all == NULL)
         fail("calloc");
     for (int i = 0; i < count; i++) {
-        all[i].fd = connect_to(WAIT_S, SOCK_NONBLOCK);
-        lost += all[i].fd < 0;
+        all[i] = connect_to(WAIT_S, SOCK_NONBLOCK);
+        lost += all[i] < 0;
         if (i % 256 == 255)
             sleep_until(now_ns() + 10000000);
     }
     sleep_until(now_ns() + 300000000);
     lost += turn(all, count, 0, begun);
     for (int i = 0; i < count; i++)
-        connected += all[i].fd >= 0;
+        connected += all[i] >= 0;
     printf("{\"connected\": %ld}\n", connected);
     fflush(stdout);
     while (poll(&input, 1, 0) == 0)

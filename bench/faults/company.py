@@ -15,7 +15,7 @@ FLOOD_RATE = 2000       # connections a second on top
 
 
 def reset_mid_write(subject, plain, times):
-    """SIGPIPE at its default; clients that take 128 kB of 32 MB, and reset, each second one after its own end; one pings."""
+    """SIGPIPE at its default. Clients take 128 kB of 32 MB and reset, each second one after its own end; one pings."""
     behind = plain if subject.name == "HAProxy" else None
     sequential = subject.name == "oyez sequential"      # one at a time: nobody can be there beside
     with Server(subject, behind=behind, sigpipe=1) as server:

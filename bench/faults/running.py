@@ -33,7 +33,7 @@ def soon(what, seconds=10, every=0.005):
 
 
 def free_port():
-    """Below those that clients get: one that connects to a closed port could meet itself there. The next is free too."""
+    """Below those of clients: one that connects to a closed port could meet itself there. The next is free too."""
     for port in random.sample(range(15000, 32000, 2), 200):
         with socket.socket() as one, socket.socket() as other:
             with contextlib.suppress(OSError):
@@ -78,7 +78,7 @@ class Server:
         self.folder = tempfile.mkdtemp(prefix="faults-")
         os.chmod(self.folder, 0o777)
         self.port, self.log, self.ended = free_port(), os.path.join(self.folder, "log"), None
-        command = [*self.wrapped, *([] if self.privileged else UNPRIVILEGED),
+        command = [*self.wrapped, *(UNPRIVILEGED if os.geteuid() == 0 and not self.privileged else []),
                    *self.subject.command(self.port, self.folder, self.wanted)]
         self.beside = None
         if self.behind:

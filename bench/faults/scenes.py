@@ -9,7 +9,7 @@ SLOW, FEWER = 10000, {PROCESSES: 1000, HAPROXY: 8000}     # HAProxy counts two d
 
 
 class Scene:
-    """`measure(subject, how)` returns a plain dictionary; `how` has quick, folder, plain (the plain loop) and privileges."""
+    """`measure(subject, how)` returns a plain dictionary; `how` has quick, folder and plain, the plain loop."""
 
     def __init__(self, name, measure, sequential=False, needs=None):
         self.name, self.measure, self.sequential, self.needs = name, measure, sequential, needs

@@ -87,8 +87,9 @@ def descriptors(subject, seconds, after):
         for _ in look_after(waiting, seconds):
             pass
         took = time.monotonic() - began
-        found = {"cpu": (server.cpu() - start) / took * 100, "calm_cpu": calm_cpu, "calm": calm, "pings": pings.account(),
-                 "log_bytes": server.log_size() - log, "log_lines": server.log_lines(log), "closed": closed(waiting),
+        found = {"cpu": (server.cpu() - start) / took * 100, "calm_cpu": calm_cpu, "calm": calm,
+                 "pings": pings.account(), "closed": closed(waiting),
+                 "log_bytes": server.log_size() - log, "log_lines": server.log_lines(log),
                  "served_before": sum(one.over == "answered" for one in waiting), "alive": server.alive()}
         found["served"], found["first_ms"] = 0, None
         if server.alive():
@@ -133,7 +134,7 @@ def times_injected(trace):
 
 
 def idle(subject, seconds):
-    """500 connections that say nothing, 256 descriptors, and one client more. What has timeouts ends the idle so soon."""
+    """500 silent connections, 256 descriptors, and one client more. What has timeouts ends the idle so soon."""
     with Server(subject, idle=seconds * 1000, slots=240) as server:
         _, hard = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
         server.limit((256, hard))

@@ -15,8 +15,8 @@ REQUEST = b"GET /%s HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 def under_load(subject, privileged, cycles):
     """
-    Starts and stops it so often under load; what the clients saw. Each second time the server is held for a moment when the
-    signal comes, as by a busy machine: then its queue is full of clients for certain.
+    Starts and stops it so often under load; what the clients saw. Each second time the server is held for a moment
+    when the signal comes, as by a busy machine: then there is somebody in its queue for certain.
     """
     seen = {"answered": 0, "reset": 0, "cut": 0, "silent": 0, "failed": 0, "kept_running": 0, "lost": 0, "lost_held": 0}
     for cycle in range(cycles):

@@ -59,13 +59,14 @@ class Nginx(Subject):
             file.truncate(32 * 1024 * 1024)
         with open(os.path.join(folder, "nginx.conf"), "w") as file:
             file.write(NGINX_CONFIGURATION.format(
-                folder=folder, port=port, idle=max(1, wanted.get("idle", 600000) // 1000), drain=wanted["drain"], slots=wanted.get("slots", 19000),
+                folder=folder, port=port, idle=max(1, wanted.get("idle", 600000) // 1000), drain=wanted["drain"],
+                slots=wanted.get("slots", 19000),
                 user="user root;" if os.geteuid() == 0 else ""))
         return [self.program, "-p", folder, "-c", os.path.join(folder, "nginx.conf"), "-e", "stderr"]
 
 
 class Haproxy(Subject):
-    """In the foreground; SIGUSR1 is its graceful way. What is long it fetches from the plain loop, at a port behind it."""
+    """In the foreground; SIGUSR1 is its graceful way. What is long comes from the plain loop, at the next port."""
 
     stop_signal = signal.SIGUSR1
 

@@ -1,6 +1,6 @@
 /*
- * On libevent: evconnlistener and bufferevent, as they are by default. A signal frees the listener; the loop ends with the
- * last connection, or with the drain time.
+ * On libevent: evconnlistener and bufferevent, as they are by default. A signal frees the listener; the loop ends with
+ * the last connection, or with the drain time.
  */
 #define _GNU_SOURCE
 #include "subject.h"

@@ -1,4 +1,7 @@
-/* The loop of the tutorials: accept, and a thread for each client. A signal closes the listener and waits for the threads. */
+/*
+ * The loop of the tutorials: accept, and a thread for each client. Upon a signal it closes the listener and waits for
+ * the threads.
+ */
 #define _GNU_SOURCE
 #include "subject.h"
 

@@ -5,8 +5,8 @@
  *     GET /once    a short answer; the connection is closed
  *     GET /big     32 MB; the connection is closed
  *
- * Their arguments: the port of 127.0.0.1, and then `name=value`. Each listens with a backlog of 4096. SIGTERM stops them
- * as their library would have it. They say on standard error what they are told to be wrong.
+ * Their arguments: the port of 127.0.0.1, and then `name=value`. Each listens with a backlog of 4096. SIGTERM stops
+ * them as their library would have it. They say on standard error what they are told to be wrong.
  */
 #ifndef FAULTS_SUBJECT_H
 #define FAULTS_SUBJECT_H

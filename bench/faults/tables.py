@@ -91,9 +91,9 @@ def stop_targets(cell):
 def stop_table(scene, how, more):
     return Table(scene, f"Stop under load, {how}",
                  f"""Starts and stops while 16 clients, four connections each, connect, ask, read to the end and close,
-                 as fast as they can. In each second stop the server is held for 20 ms (SIGSTOP) when it is asked to stop,
-                 so that somebody is in its queue for certain. {more} Lost is who was connected and got less than the whole
-                 answer: a reset, an end too early, or silence for 10 s.""",
+                 as fast as they can. In each second stop the server is held for 20 ms (SIGSTOP) when it is asked to
+                 stop, so that somebody is in its queue for certain. {more} Lost is who was connected and got less than
+                 the whole answer: a reset, an end too early, or silence for 10 s.""",
                  ["answered", "lost", "where held", "by reset", "by an early end", "by silence", "did not end in 8 s"],
                  stop_row, stop_conclusion,
                  lambda cell: ((f"{what}, {how}", value, met) for what, value, met in stop_targets(cell)))
@@ -262,9 +262,9 @@ TABLES = [
     stop_table("stop", "as root", "oyez may attach a socket filter (CAP_NET_ADMIN)."),
     stop_table("stop unprivileged", "without privileges", "As user 65534 with no capability."),
     Table("descriptors", "No descriptor left",
-          """The limit of the living process is lowered to what it has open (prlimit), with 10 clients that ping ten times
-          a second and 200 that connect, ask and wait; then it rises again. CPU in % of a core over that time, in brackets
-          before it.""",
+          """The limit of the living process is lowered to what it has open (prlimit), with 10 clients that ping ten
+          times a second and 200 that connect, ask and wait; then it rises again. CPU in % of a core over that time, in
+          brackets before it.""",
           ["CPU", "log, bytes", "lines", "ping, median ms", "max ms", "pingers lost", "of 200 closed", "served after",
            "first, ms"],
           descriptors_row, descriptors_conclusion, descriptors_targets),
@@ -281,20 +281,21 @@ TABLES = [
           transfers_row, transfers_conclusion, cut_targets),
     Table("reset", "Clients that reset in the middle of an answer, SIGPIPE at its default",
           f"""One after another takes 128 kB of 32 MB and resets, each second one after it has ended its own side;
-          another client pings each 10 ms. No program here ignores SIGPIPE; {NGINX} and {HAPROXY} do so by themselves.""",
+          another client pings each 10 ms. No program here ignores SIGPIPE; {NGINX} and {HAPROXY} do so by
+          themselves.""",
           ["alive", "resets", "other client answered", "at most, ms", "next client answered", "log lines"],
           reset_row, reset_conclusion, reset_targets),
     Table("slow", "Slow clients, and a flood",
           f"""10,000 that send a byte each 5 s ({PROCESSES}: 1,000; {HAPROXY}, which counts two descriptors for each:
           8,000; quick: a tenth), from four programs, and a calm one that pings each 2 ms: its times alone, beside them,
-          and with 2,000 connects a second on top, each of them served. oyez threads and processes with as many workers as
-          clients. CPU in % of a core without the flood; memory is the proportional set size that the slow ones add.""",
+          and with 2,000 connects a second on top, each of them served. oyez threads and processes with as many workers
+          as clients. CPU in % of a core without the flood; memory is the proportional set size that the slow ones add.""",
           ["slow clients", "lost", "median alone, ms", "slow", "flood", "p99 alone, ms", "slow", "flood",
            "flood served, a second", "CPU", "memory, MB"],
           slow_row, slow_conclusion, slow_targets),
     Table("idle", "500 idle connections, 256 descriptors, and one client more",
-          f"""oyez with an `idle_timeout_ms`, {NGINX} and {HAPROXY} with a header timeout, of 2 s (quick: 1 s), and these
-          two with tables of 240; the others have no timeout of their own. CPU in % of a core before any timeout.""",
+          f"""oyez with an `idle_timeout_ms`, {NGINX} and {HAPROXY} with a header timeout, of 2 s (quick: 1 s), and
+          these two with tables of 240; the others have no timeout of their own. CPU in % of a core before any timeout.""",
           ["new client answered", "after, ms", "CPU", "idle ones closed", "log, bytes"],
           idle_row, idle_conclusion, idle_targets),
 ]

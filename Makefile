@@ -23,7 +23,7 @@ help:
 	@echo 'make bench     measure against servers by hand and six libraries, and write BENCHMARKS.md; forty minutes'
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
 	@echo 'make faults    what faults do to oyez and to its peers, and write FAULTS.md; a quarter of an hour, best as root'
-	@echo 'make faults-quick  the same with fewer times, in two to three minutes; bench/faults/run.py --help tells how to choose'
+	@echo 'make faults-quick  the same with fewer times, in three minutes; bench/faults/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
 	@echo 'make torture   every errno of every system call, every allocation that fails, and the rest of tests/torture; 10 minutes'

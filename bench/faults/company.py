@@ -75,6 +75,10 @@ def slow(subject, count, workers, seconds):
                 found["flood"], found["flooded"] = calm.account(), flood.account()
             found["seconds"] = seconds
             found["lost"] = sum(group.end().get("lost", 0) for group in groups)
+        time.sleep(0.5)
+        calm.account()
+        time.sleep(seconds)
+        found["again"] = calm.account()
         found["alive"] = server.alive()
         return found
 

@@ -2,7 +2,7 @@
 """Does to oyez and to its peers what goes wrong on a busy day, and writes FAULTS.md.
 
     bench/faults/run.py            everything, with every peer that is installed; a quarter of an hour, as root
-    bench/faults/run.py --quick    fewer times and shorter; two to three minutes
+    bench/faults/run.py --quick    fewer times and shorter; three minutes
     bench/faults/run.py --servers libuv,nginx --scenes stop,idle
     bench/faults/run.py --again    only writes again, from what the last run saved
 

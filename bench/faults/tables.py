@@ -291,8 +291,8 @@ TABLES = [
           f"""10,000 that send a byte each 5 s ({PROCESSES}: 1,000; {HAPROXY}, which counts two descriptors for each:
           8,000; quick: a tenth), from four programs, and a calm one that pings each 2 ms: its times before, afterwards,
           beside them, and with 2,000 connects a second on top, each of them served. oyez threads and processes with as
-          many workers as clients. CPU in % of a core without the flood; memory is the proportional set size that the slow ones
-          add.""",
+          many workers as clients. CPU in % of a core without the flood; memory is the proportional set size that the
+          slow ones add.""",
           ["slow clients", "lost", "median before, ms", "afterwards", "slow", "flood", "p99 before, ms", "afterwards",
            "slow", "flood", "flood served, a second", "CPU", "memory, MB"],
           slow_row, slow_conclusion, slow_targets),

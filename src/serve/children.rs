@@ -33,7 +33,7 @@ const BRIEF: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
 
 /// How often, and how long apart, it is looked whether a new child has closed its copies; that of a program that stops
 /// its children is not waited for.
-const LOOKS: usize = 500;
+const LOOKS: usize = 10_000;
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
 
 /// A server's children.

@@ -75,7 +75,8 @@ impl Server {
                 let more = self.accept_some();
                 self.watch_listeners();
                 self.look_at_queues();
-                let wait = if more { Deadline::after(Duration::ZERO) } else { limit };
+                let wait =
+                    if more { Deadline::after(Duration::ZERO) } else { limit.earlier(self.next_look_at_queues()) };
                 self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
             }
             // A function of the program that has closed the server leaves nobody to poll it again.

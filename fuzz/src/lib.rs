@@ -1,7 +1,6 @@
 //! What the targets in `src/bin/` share. Each of them is given bytes by libFuzzer and panics where a promise of oyez is
 //! not kept.
 
-
 pub mod calls;
 pub mod failure;
 pub mod guarded;

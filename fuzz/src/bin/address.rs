@@ -9,6 +9,7 @@ use std::ptr;
 use libfuzzer_sys::fuzz_target;
 use oyez::address::{Address, Endpoint, Service, Spec, display_ip, list, parse};
 use oyez::capi::listen::oyez_listen;
+use oyez::error::Error;
 use oyez::listen::Options;
 use oyez_fuzz::failure::{Failure, check_address_error, check_caret};
 
@@ -18,19 +19,22 @@ fuzz_target!(|text: &[u8]| {
         Ok(spec) => check_meaning(text, spec),
         Err(error) => {
             check_address_error(error);
-            check_boundary(text);
+            check_boundary(text, error);
         }
     }
     check_list(text);
 });
 
-/// A C program gets the same: the whole text in its bounds, with the caret.
-fn check_boundary(text: &[u8]) {
+/// A C program gets the same, whole: its texts have bounds.
+fn check_boundary(text: &[u8], error: &Error) {
     let Ok(text) = CString::new(text) else { return };
     // SAFETY: terminated. Nothing is opened: it has just been refused.
     let listener = unsafe { oyez_listen(text.as_ptr(), ptr::null()) };
     assert_eq!(listener, -1, "{text:?}");
-    check_caret(&Failure::last().hint);
+    let failure = Failure::last();
+    assert_eq!(failure.message, error.to_string());
+    assert_eq!(failure.hint, error.hint_text());
+    check_caret(&failure.hint);
 }
 
 /// A list is taken where each of its addresses is.

@@ -56,10 +56,11 @@ fn check_passed(set: u8, mut input: Input<'_>) {
     let found = unsafe { oyez_listen(address.as_ptr(), ptr::null()) };
     let failure = (found < 0).then(Failure::last);
     check_untouched();
-    let expected = match parse(address.as_bytes()).and_then(|spec| Options::default().with_settings(&spec).map(|_| spec)) {
-        Err(_) => Err(Code::InvalidAddress),
-        Ok(spec) => expected(&spec, [&count, &pid, &names].map(|value| value.as_ref().map(|text| text.as_bytes()))),
-    };
+    let expected =
+        match parse(address.as_bytes()).and_then(|spec| Options::default().with_settings(&spec).map(|_| spec)) {
+            Err(_) => Err(Code::InvalidAddress),
+            Ok(spec) => expected(&spec, [&count, &pid, &names].map(|value| value.as_ref().map(|text| text.as_bytes()))),
+        };
     let got = failure.as_ref().map_or(Ok(found), |failure| Err(failure.code));
     assert_eq!(got, expected, "{count:?} {pid:?} {names:?} {address:?}: {failure:?}");
 }

@@ -23,8 +23,15 @@ use oyez_fuzz::structs::{Filled, HOOK, fill};
 /// The most that any program's struct may have.
 const LARGEST: usize = 1024;
 
-const ADDRESSES: [&str; 7] =
-    ["unix:@oyez-fuzz", "127.0.0.1:0", "[::1]:0", "udp:127.0.0.1:0", "unix:oyez-fuzz.sock", "127.0.0.1:0?backlog=3", "fd:900"];
+const ADDRESSES: [&str; 7] = [
+    "unix:@oyez-fuzz",
+    "127.0.0.1:0",
+    "[::1]:0",
+    "udp:127.0.0.1:0",
+    "unix:oyez-fuzz.sock",
+    "127.0.0.1:0?backlog=3",
+    "fd:900",
+];
 
 /// What a call has come to: a number of its own kind, or its failure.
 type Outcome = Result<i32, Failure>;
@@ -126,7 +133,8 @@ impl Call {
                 Call::ServerNew => closed(oyez_server_new(None, user, place.cast())),
                 Call::NewEvents => closed(oyez_server_new_events(place.cast(), user, none)),
                 Call::EventOptions => {
-                    let events = fill(&Struct::of("oyez_events"), size_of::<oyez_events>(), size_of::<oyez_events>(), &[]);
+                    let events =
+                        fill(&Struct::of("oyez_events"), size_of::<oyez_events>(), size_of::<oyez_events>(), &[]);
                     closed(oyez_server_new_events(events.bytes.as_ptr().cast(), user, place.cast()))
                 }
                 // The options are looked at before the address, which is none.
@@ -191,7 +199,8 @@ fn check(call: &Call, kind: &Struct, claimed: usize, given: &[u8]) {
         let mut same = fill(kind, kind.size, kind.size, given);
         let common = filled.bytes.len().min(kind.size);
         same.bytes[common..].fill(0);
-        let parts = |outcome: &Outcome| outcome.clone().map_err(|failure| (failure.code, failure.errno, failure.operation));
+        let parts =
+            |outcome: &Outcome| outcome.clone().map_err(|failure| (failure.code, failure.errno, failure.operation));
         let (found_parts, again) = (parts(&found), parts(&call.with(&same)));
         assert_eq!(found_parts, again, "{claimed} bytes mean something else than {}", kind.size);
         check_values(call, kind, &same, &found);

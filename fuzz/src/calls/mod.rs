@@ -33,7 +33,11 @@ pub fn run(bytes: &[u8]) {
         if begun.elapsed() > WHILE {
             world.end_what_waits();
         }
-        assert!(begun.elapsed() < PATIENCE, "a call does not end, though every server is stopped: {:?}", world.under_way());
+        assert!(
+            begun.elapsed() < PATIENCE,
+            "a call does not end, though every server is stopped: {:?}",
+            world.under_way()
+        );
         thread::sleep(Duration::from_micros(if begun.elapsed() > WHILE { 2000 } else { 200 }));
     }
     for thread in threads {

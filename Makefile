@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
+	test-loops test-python test-docs test-fuzz fuzz valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -23,6 +23,7 @@ help:
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
+	@echo 'make fuzz      arbitrary inputs for FUZZ_SECONDS (60) a target; what reaches something new joins fuzz/corpus'
 	@echo 'make soak      a day of short connections for each way of serving, in minutes; nothing may grow or be lost'
 
 # What is missing is named with the Debian package that has it.
@@ -60,7 +61,7 @@ errors-table: library
 tools-test: tools
 	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
 
-test: tools-test check-format lint test-rust test-c test-loops test-python test-docs
+test: tools-test check-format lint test-rust test-c test-loops test-python test-docs test-fuzz
 
 check-format: tools
 	$(CARGO) fmt --check
@@ -86,6 +87,13 @@ test-loops: library
 # What docs/errors.md shows is what is said now.
 test-docs: library
 	CC='$(CC)' $(PYTHON) docs/errors/generate.py --check --library $(LIBRARY)
+
+# Each target over its corpus, and then for some seconds. What a machine lacks is said, and counts as skipped.
+test-fuzz: tools
+	CARGO='$(CARGO)' fuzz/run.sh $(BUILD)/test-fuzz quick
+
+fuzz: tools
+	CARGO='$(CARGO)' fuzz/run.sh $(BUILD)/fuzz long
 
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)

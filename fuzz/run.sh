@@ -84,7 +84,7 @@ run_libfuzzer() { # target, options and corpora...
     shift
     [ -e "$dictionary" ] && set -- "-dict=$dictionary" "$@"
     timeout -s KILL $((seconds * 2 + 240)) "$programs/$target" -artifact_prefix="$build/findings/$target-" \
-        -timeout=25 -max_len=600 -detect_leaks=0 -print_final_stats=1 "$@" >"$build/$target/out" 2>&1
+        -timeout=25 -max_len=600 -len_control=30 -detect_leaks=0 -print_final_stats=1 "$@" >"$build/$target/out" 2>&1
 }
 
 # What libFuzzer reports, without what the target printed by oyez_perror().

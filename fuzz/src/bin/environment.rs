@@ -20,16 +20,14 @@ const PASSED: i32 = 3;
 
 const ADDRESSES: [&str; 6] = ["9000", "[::1]:9000", "udp:127.0.0.1:5", "unix:/run/x", "unix:@x", "fd:3"];
 
-static SOCKETS: Once = Once::new();
+static NEXT: Once = Once::new();
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: pass_sockets(), |bytes: &[u8]| {
+    NEXT.call_once(free_the_next);
     let mut input = Input(bytes);
     match input.byte() {
         b'?' => check_settings(input.one_of(&ADDRESSES), input.0),
-        set => {
-            SOCKETS.call_once(pass_sockets);
-            check_passed(set, input);
-        }
+        set => check_passed(set, input),
     }
 });
 
@@ -96,11 +94,12 @@ fn digits(text: &[u8]) -> Option<u64> {
     (number <= u64::from(i32::MAX.cast_unsigned())).then_some(number)
 }
 
-/// The sockets that a service manager would have passed, under the numbers that it has for them.
+/// The sockets that a service manager would have passed, under the numbers that it has for them, before libFuzzer opens
+/// a file. The number behind them is kept until it has.
 fn pass_sockets() {
     let make = |kind: i32, place: i32| {
-        // SAFETY: makes a socket, which gets a free port or name, and puts it under its number; what stood there was
-        // inherited, and nobody uses it.
+        // SAFETY: makes a socket, which gets a free port, and puts it under its number; what stood there was inherited,
+        // and nobody uses it.
         unsafe {
             let socket = libc::socket(libc::AF_INET, kind | libc::SOCK_CLOEXEC, 0);
             assert!(socket >= 0);
@@ -114,7 +113,11 @@ fn pass_sockets() {
     make(libc::SOCK_STREAM, FIRST);
     make(libc::SOCK_STREAM, FIRST + 1);
     make(libc::SOCK_DGRAM, FIRST + 2);
-    // SAFETY: closes what was inherited, so that it is free.
+    make(libc::SOCK_DGRAM, FIRST + PASSED);
+}
+
+fn free_the_next() {
+    // SAFETY: closes what was made to keep the number.
     unsafe { libc::close(FIRST + PASSED) };
 }
 

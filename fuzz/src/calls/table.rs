@@ -207,7 +207,8 @@ fn server_options(world: &World, input: &mut Input<'_>) -> oyez_server_options {
     options.read_timeout_ms = at(2, 7);
     options.write_timeout_ms = at(4, 6);
     options.lifetime_ms = at(8, 15);
-    options.drain_ms = at(16, 2);
+    // Not the default, by which a close would wait longer than a run may last.
+    options.drain_ms = if times & 16 != 0 { 1 } else { 15 };
     options.max_input = if times & 32 != 0 { 16 } else { 0 };
     options.max_output = if times & 64 != 0 { 64 } else { 0 };
     options.log = Some(serving::log);

@@ -79,12 +79,13 @@ enter() { # target
     mkdir -p "$build/$1/new" "$build/findings" "$corpus/$1" && cd "$build/$1"
 }
 
+# Names of functions are not asked for, as a process that tells them would be one that a target did not start.
 run_libfuzzer() { # target, options and corpora...
     local target=$1 dictionary=$root/fuzz/dictionaries/$1
     shift
     [ -e "$dictionary" ] && set -- "-dict=$dictionary" "$@"
     timeout -s KILL $((seconds * 2 + 240)) "$programs/$target" -artifact_prefix="$build/findings/$target-" \
-        -timeout=25 -max_len=600 -len_control=30 -detect_leaks=0 -print_final_stats=1 "$@" >"$build/$target/out" 2>&1
+        -timeout=25 -max_len=600 -len_control=30 -print_funcs=0 -detect_leaks=0 -print_final_stats=1 "$@" >"$build/$target/out" 2>&1
 }
 
 # What libFuzzer reports, without what the target printed by oyez_perror().

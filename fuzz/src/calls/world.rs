@@ -25,7 +25,9 @@ pub struct World {
     pub process: u32,
     /// Every server that was made, in order.
     servers: [AtomicI32; 16],
+    /// The last connections, in order, and how many there were.
     connections: [AtomicU64; 8],
+    known: AtomicUsize,
     descriptors: [AtomicI32; 8],
     /// Where servers listen: a port, or beyond those the number of an abstract name.
     places: [AtomicU64; 4],
@@ -44,6 +46,7 @@ impl World {
             process: std::process::id(),
             servers: Default::default(),
             connections: Default::default(),
+            known: AtomicUsize::new(0),
             descriptors: std::array::from_fn(|_| AtomicI32::new(-1)),
             places: Default::default(),
             names: AtomicU64::new(1),
@@ -83,8 +86,10 @@ impl World {
     }
 
     pub fn add_connection(&self, connection: u64) {
-        let place = usize::try_from(connection % 8).unwrap_or(0);
-        self.connections[place].store(connection, SeqCst);
+        if self.connections.iter().all(|place| place.load(SeqCst) != connection) {
+            let place = self.known.fetch_add(1, SeqCst) % self.connections.len();
+            self.connections[place].store(connection, SeqCst);
+        }
     }
 
     /// A connection of this run, living or gone, or a number that is none.
@@ -195,6 +200,8 @@ impl World {
         self.ending.store(true, SeqCst);
         for server in self.all_servers() {
             oyez_server_stop(server, 0);
+            // Of a server without a handler nobody resets the connections, unless somebody waits for it.
+            oyez_server_wait(server, 0);
         }
         if self.serving.load(SeqCst) > 0 {
             // SAFETY: this process ignores it, but where oyez_serve() waits for it.

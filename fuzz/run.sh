@@ -3,7 +3,7 @@
 #
 #   quick     over the corpus, then for some seconds each; compiled in little time, without a sanitizer
 #   long      for FUZZ_SECONDS (60) each, with the address sanitizer; inputs that reach something new go into the corpus
-#   minimise  leaves in the corpus what is needed for what it reaches
+#   minimise  leaves in the corpus what is needed to reach every place of the code that it reaches
 #
 # The compiler is the stable one: that it counts what is reached are options of its own, as cargo-fuzz passes them, and
 # for the sanitizer its unstable options are allowed. libFuzzer is compiled by the C++ compiler. A finding is a file in
@@ -106,12 +106,12 @@ run_target() { # target
     fi
     grep -aE '^#[0-9]+.*cov: ' out | sed -n "1,/INITED/{/INITED/s/^/$1: /p}; \${s/^/$1: /p}"
     grep -aE 'average_exec_per_sec|number_of_executed' out | sed "s/^/$1: /"
-    [ "$mode" = quick ] || run_libfuzzer "$1" -merge=1 "$corpus/$1" "$build/$1/new" || { show "$1"; return 1; }
+    [ "$mode" = quick ] || run_libfuzzer "$1" -merge=1 -use_counters=0 "$corpus/$1" "$build/$1/new" || { show "$1"; return 1; }
 }
 
 minimise() { # target
     enter "$1" || return 1
-    run_libfuzzer "$1" -set_cover_merge=1 "$build/$1/new" "$corpus/$1" || { show "$1"; return 1; }
+    run_libfuzzer "$1" -set_cover_merge=1 -use_counters=0 "$build/$1/new" "$corpus/$1" || { show "$1"; return 1; }
     rm -rf "${corpus:?}/$1"
     cp -r "$build/$1/new" "$corpus/$1"
     echo "$1: $(ls "$corpus/$1" | wc -l) inputs, $(cat "$corpus/$1"/* | wc -c) bytes"

@@ -36,11 +36,12 @@ fn names(folder: &str) -> Vec<String> {
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
-/// Each with what it is. Inodes of pipes and sockets are left out: they are another one's the next time.
+/// Each with what it is. Inodes of pipes and sockets are left out, which are another one's the next time, and paths, which
+/// libFuzzer would take into its inputs, as it does with what is compared.
 fn descriptors() -> Vec<String> {
     let kind = |name: String| {
         let target = fs::read_link(format!("/proc/self/fd/{name}")).ok()?;
-        Some(format!("{name} {}", target.to_string_lossy().split(':').next().unwrap_or_default()))
+        Some(format!("{name} {}", target.to_string_lossy().split([':', '/']).next().unwrap_or_default()))
     };
     let mut all: Vec<String> = names("/proc/self/fd").into_iter().filter_map(kind).collect();
     // The folder itself is open while it is read, and closed when it is asked what that was.

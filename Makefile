@@ -9,7 +9,7 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs test-torture torture valgrind sanitize sanitize-address sanitize-thread soak \
+	test-loops test-python test-docs test-torture torture test-fuzz fuzz valgrind sanitize sanitize-address sanitize-thread soak \
 	soak-faults bench bench-quick faults faults-quick clean
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
 	@echo 'make torture   every errno of every system call, every allocation that fails, and the rest of tests/torture; 10 minutes'
+	@echo 'make fuzz      arbitrary inputs for FUZZ_SECONDS (60) a target; what reaches something new joins fuzz/corpus'
 	@echo 'make soak      a day of short connections for each way of serving, in minutes; nothing may grow or be lost'
 	@echo 'make soak-faults  half an hour of faults at random; nothing may grow, and nobody is lost who was not refused'
 
@@ -65,7 +66,7 @@ errors-table: library
 tools-test: tools
 	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
 
-test: tools-test check-format lint test-rust test-c test-torture test-loops test-python test-docs
+test: tools-test check-format lint test-rust test-c test-torture test-loops test-python test-docs test-fuzz
 
 check-format: tools
 	$(CARGO) fmt --check
@@ -98,6 +99,13 @@ test-torture: library
 
 torture: library
 	CC='$(CC)' PYTHON='$(PYTHON)' tests/torture/run.sh $(BUILD)/torture $(LIBRARY)
+
+# Each target over its corpus, and then for some seconds. What a machine lacks is said, and counts as skipped.
+test-fuzz: tools
+	CARGO='$(CARGO)' fuzz/run.sh $(BUILD)/test-fuzz quick
+
+fuzz: tools
+	CARGO='$(CARGO)' fuzz/run.sh $(BUILD)/fuzz long
 
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)

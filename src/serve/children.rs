@@ -89,6 +89,8 @@ struct Child {
     /// Tells when the child ends. `None` where no descriptor was free: then it is asked from time to time.
     pidfd: Option<OwnedFd>,
     connection: Owned,
+    /// The drain time was over: that it ends now is not its own doing.
+    killed: bool,
 }
 
 impl fmt::Debug for Children {
@@ -186,7 +188,7 @@ impl Children {
             epoll::add(server.epoll(), pidfd, token.into(), EventFlags::IN).is_ok()
         });
         if let Some(free) = state.children.get_mut(place) {
-            *free = Some(Child { pid, pidfd: pidfd.filter(|_| watched), connection });
+            *free = Some(Child { pid, pidfd: pidfd.filter(|_| watched), connection, killed: false });
         }
     }
 
@@ -255,6 +257,7 @@ impl Children {
             let _ = epoll::delete(server.epoll(), pidfd);
         }
         match end {
+            End::Signalled(_) | End::Unknown if child.killed => {}
             End::Exited(status) if status != 0 => server.handler_failed(format_args!("exit status {status}")),
             End::Signalled(signal) => server.handler_failed(format_args!("signal {signal}")),
             End::Unknown if !self.returned.get(place) => {
@@ -272,7 +275,8 @@ impl Children {
             let Some(work) = self.state().waiting.pop_front() else { break };
             work.end(Ending::Abort);
         }
-        for child in self.state().children.iter().flatten() {
+        for child in self.state().children.iter_mut().flatten() {
+            child.killed = true;
             let _ = kill_process(child.pid, Signal::KILL);
         }
     }

@@ -29,7 +29,7 @@ warnings=(-pedantic -Wall -Wextra -Werror)
 helpers=(check watch expect clients places faults serving backends models storm holding)
 # Their static form adds nothing to the shared one but time.
 shared_only=(test_dlopen test_events_backend test_events_input test_events_output test_events_shortage
-    test_events_stop)
+    test_events_stop test_stop_load)
 failed=0
 
 problem() {

@@ -58,6 +58,11 @@ pub const TABLE: &[(&str, Caller, Call)] = &[
     ("oyez_server_stop", Anywhere, |world, input| done(oyez_server_stop(world.server(input), wait(input)))),
     ("oyez_server_close", Threads, |world, input| done(oyez_server_close(world.server(input)))),
     ("oyez_server_stats", Anywhere, server_stats),
+    ("oyez_server_stats_text", Anywhere, |world, input| {
+        let server = world.server(input);
+        text(input, |to, size| unsafe { oyez_server_stats_text(server, to, size) });
+    }),
+    ("oyez_server_set_limits", Anywhere, server_set_limits),
     ("oyez_server_accept", Anywhere, server_accept),
     ("oyez_server_poll_fd", Anywhere, |world, input| done(oyez_server_poll_fd(world.server(input)))),
     ("oyez_server_poll", Anywhere, |world, input| done(oyez_server_poll(world.server(input), wait(input)))),
@@ -214,6 +219,20 @@ fn server_options(world: &World, input: &mut Input<'_>) -> oyez_server_options {
     options.log = Some(serving::log);
     options.log_user = ptr::from_ref(world).cast_mut().cast();
     options
+}
+
+fn server_set_limits(world: &World, input: &mut Input<'_>) {
+    let server = world.server(input);
+    let mut options = server_options(world, input);
+    options.max_connections = input.one_of(&[0, 1, 2, -1]);
+    options.max_connections_per_address = input.one_of(&[0, 1, 2]);
+    options.accept_rate = input.one_of(&[0, 1, 1000]);
+    let lists =
+        [ptr::null(), c"unix".as_ptr(), c"127.0.0.0/8".as_ptr(), c"127.0.0.1, ::1".as_ptr(), c"nobody".as_ptr()];
+    options.allow = input.one_of(&lists);
+    options.deny = input.one_of(&lists);
+    // SAFETY: the options are whole, and the lists terminated.
+    done(unsafe { oyez_server_set_limits(server, &raw const options) });
 }
 
 fn add(world: &World, server: i32) {

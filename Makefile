@@ -9,7 +9,8 @@ EXAMPLES := $(patsubst examples-c/%.c,%,$(wildcard examples-c/*.c))
 WARNINGS := -std=c99 -pedantic -Wall -Wextra -Werror
 
 .PHONY: help demo test tools tools-test library command header examples errors-table check-format lint test-rust test-c \
-	test-loops test-python test-docs valgrind sanitize sanitize-address sanitize-thread soak bench bench-quick clean
+	test-loops test-python test-docs test-torture torture test-fuzz fuzz valgrind sanitize sanitize-address sanitize-thread soak \
+	soak-faults bench bench-quick faults faults-quick clean
 
 help:
 	@echo 'make demo      build the library and run the echo server of examples-c'
@@ -21,9 +22,14 @@ help:
 	@echo 'make errors-table  write docs/errors.md again after a change of what errors say (as root)'
 	@echo 'make bench     measure against servers by hand and six libraries, and write BENCHMARKS.md; forty minutes'
 	@echo 'make bench-quick  some of it, in two minutes; bench/run.py --help tells how to choose'
+	@echo 'make faults    what faults do to oyez and to its peers, and write FAULTS.md; a quarter of an hour, best as root'
+	@echo 'make faults-quick  the same with fewer times, in three minutes; bench/faults/run.py --help tells how to choose'
 	@echo 'make valgrind  the C tests of arguments and connections under valgrind'
 	@echo 'make sanitize  the C tests under the address and the thread sanitizer, then make valgrind'
+	@echo 'make torture   every errno of every system call, every allocation that fails, and the rest of tests/torture; 10 minutes'
+	@echo 'make fuzz      arbitrary inputs for FUZZ_SECONDS (60) a target; what reaches something new joins fuzz/corpus'
 	@echo 'make soak      a day of short connections for each way of serving, in minutes; nothing may grow or be lost'
+	@echo 'make soak-faults  half an hour of faults at random; nothing may grow, and nobody is lost who was not refused'
 
 # What is missing is named with the Debian package that has it.
 tools:
@@ -60,7 +66,7 @@ errors-table: library
 tools-test: tools
 	@command -v g++ >/dev/null || { echo 'a C++ compiler is missing: install the package g++' >&2; exit 1; }
 
-test: tools-test check-format lint test-rust test-c test-loops test-python test-docs
+test: tools-test check-format lint test-rust test-c test-torture test-loops test-python test-docs test-fuzz
 
 check-format: tools
 	$(CARGO) fmt --check
@@ -87,6 +93,20 @@ test-loops: library
 test-docs: library
 	CC='$(CC)' $(PYTHON) docs/errors/generate.py --check --library $(LIBRARY)
 
+# A part of it; TORTURE_SEED says which.
+test-torture: library
+	CC='$(CC)' PYTHON='$(PYTHON)' tests/torture/run.sh $(BUILD)/torture $(LIBRARY) quick
+
+torture: library
+	CC='$(CC)' PYTHON='$(PYTHON)' tests/torture/run.sh $(BUILD)/torture $(LIBRARY)
+
+# Each target over its corpus, and then for some seconds. What a machine lacks is said, and counts as skipped.
+test-fuzz: tools
+	CARGO='$(CARGO)' fuzz/run.sh $(BUILD)/test-fuzz quick
+
+fuzz: tools
+	CARGO='$(CARGO)' fuzz/run.sh $(BUILD)/fuzz long
+
 valgrind: library
 	@test -x $(BUILD)/c/test_arguments.shared || tests/c/run.sh $(BUILD)/c $(LIBRARY)
 	tests/c/valgrind.sh $(BUILD)/c $(LIBRARY)
@@ -100,11 +120,20 @@ sanitize-address sanitize-thread: sanitize-%: tools
 soak: library
 	CC='$(CC)' tests/soak/run.sh $(BUILD)/soak $(LIBRARY)
 
+soak-faults: library
+	ENTRIES=faults CC='$(CC)' tests/soak/run.sh $(BUILD)/soak $(LIBRARY)
+
 bench: library
 	CC='$(CC)' $(PYTHON) bench/run.py --library $(LIBRARY) --build $(BUILD)/bench
 
 bench-quick: library
 	CC='$(CC)' $(PYTHON) bench/run.py --quick --library $(LIBRARY) --build $(BUILD)/bench
+
+faults: library
+	CC='$(CC)' $(PYTHON) bench/faults/run.py --library $(LIBRARY) --build $(BUILD)/faults
+
+faults-quick: library
+	CC='$(CC)' $(PYTHON) bench/faults/run.py --quick --library $(LIBRARY) --build $(BUILD)/faults
 
 clean:
 	$(CARGO) clean

@@ -243,6 +243,8 @@ typedef struct oyez_listen_options {
     int32_t reuse_address;
     /*
      SO_REUSEPORT, a switch. Default: off, so that a second copy of the program fails instead of sharing silently.
+     On, each thread of an event server has a listener of its own at a TCP address, and the kernel distributes clients
+     by their addresses and ports: quicker for many short connections, uneven for long ones.
      */
     int32_t reuse_port;
     /*
@@ -343,9 +345,26 @@ typedef void (*oyez_handler)(oyez_conn connection, void *user);
  it may call oyez, but not wait for the server.
 
    level  OYEZ_LOG_DEBUG to OYEZ_LOG_ERROR
-   event  a fixed name for programs, such as "descriptors_used_up"; borrowed for the call
+   event  a fixed name for programs, as below; borrowed for the call
    text   one line for a person; borrowed for the call
    user   the options' log_user
+
+ What happens again and again is told once when it begins, and once with its count when it has been over for some
+ seconds, or the server ends.
+
+   descriptors_used_up, memory_used_up, accept_fails   accepting pauses; clients wait in the kernel's queue
+   accepting_again                                     that is over
+   threads_used_up, processes_used_up                  connections wait for a thread or a child
+   max_connections_reached                             accepting pauses until somebody leaves
+   max_connections_beyond_descriptors                  the limit of descriptors leaves room for fewer
+   refused_by_rules, refused_by_address, refused_by_rate, refused_by_limit   clients are closed at once
+   queue_fills, connections_dropped                    the kernel's queue is over four fifths full, or overflows
+   handler_crashed                                     its client is reset
+   foreign_close                                       the program closed a connection's descriptor itself
+   listener_dead                                       a listener is none any more; the others go on
+   address_skipped, backlog_clamped                    of oyez_server_listen()
+   io_uring_refused                                    epoll is used in its place
+   stopped, server_failed                              how it ended
  */
 typedef void (*oyez_log)(int32_t level, const char *event, const char *text, void *user);
 
@@ -1396,7 +1415,8 @@ int32_t oyez_server_stats_text(oyez_server server,
    -1    errno and oyez_last_error() are set
  Errors
    OYEZ_TIMED_OUT         (EAGAIN) nothing arrived in time
-   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOBUFS, ENOMEM) no free descriptor in time
+   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOBUFS, ENOMEM) no free descriptor in time; (EAGAIN) as many connections
+                          as max_connections allows, and none was closed in time
    OYEZ_STOPPED           the server was stopped, and nobody waits any more
    OYEZ_INVALID_ARGUMENT  connection is NULL; the server has a handler, or no listener
    OYEZ_CLOSED, OYEZ_FORKED
@@ -1471,7 +1491,7 @@ oyez_server oyez_server_new_events(const struct oyez_events *events,
    0   some work was done, or there was none in time
    -1  errno and oyez_last_error() are set
  Errors
-   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained
+   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained; where an error has ended it, that error first
    OYEZ_INVALID_ARGUMENT          no event server, or one that runs already or listens nowhere; (EBUSY) it is being
                                   polled just now, perhaps by the caller's caller
    OYEZ_CLOSED, OYEZ_FORKED       there is no such server here

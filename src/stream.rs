@@ -26,7 +26,7 @@ pub fn wait(socket: BorrowedFd<'_>, what: PollFlags, deadline: Deadline) -> std:
 }
 
 /// How often a call waits for the kernel's memory before it fails.
-const BREATHS: u32 = 20;
+pub const BREATHS: u32 = 20;
 
 /// Runs `attempt` until it does not have to wait any more. It gets whether it may block.
 fn until_ready<T>(
@@ -52,7 +52,8 @@ fn until_ready<T>(
     }
 }
 
-fn breathe() {
+/// A rest while the kernel's memory is short.
+pub fn breathe() {
     let _ = rustix::thread::nanosleep(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 5_000_000 });
 }
 

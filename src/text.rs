@@ -119,8 +119,10 @@ impl<const N: usize> Write for Line<N> {
     }
 }
 
-/// How much of a foreign text is shown in an error.
+/// How much of a foreign text is shown in an error: so many bytes, in at most so many characters. Escaped they are more,
+/// and a message for C has 767 bytes, of which the cause is the end.
 const SHOWN: usize = 200;
+const WIDEST: usize = 250;
 
 /// Shows bytes that someone else chose on one line of UTF-8: control characters and invalid bytes are escaped, and a
 /// long text is cut.
@@ -129,22 +131,29 @@ pub struct Escaped<'a>(pub &'a [u8]);
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.get(..SHOWN).unwrap_or(self.0);
+        let (mut whole, mut width) = (shown.len() == self.0.len(), 0);
+        let mut has_room = |more: usize| {
+            width += more;
+            whole &= width <= WIDEST;
+            width <= WIDEST
+        };
         for chunk in shown.utf8_chunks() {
             for character in chunk.valid().chars() {
-                if character.is_control() {
+                if !character.is_control() {
+                    if has_room(1) {
+                        out.write_char(character)?;
+                    }
+                } else if has_room(character.escape_default().count()) {
                     write!(out, "{}", character.escape_default())?;
-                } else {
-                    out.write_char(character)?;
                 }
             }
             for byte in chunk.invalid() {
-                write!(out, "\\x{byte:02x}")?;
+                if has_room(4) {
+                    write!(out, "\\x{byte:02x}")?;
+                }
             }
         }
-        if shown.len() < self.0.len() {
-            out.write_str("...")?;
-        }
-        Ok(())
+        if whole { Ok(()) } else { out.write_str("...") }
     }
 }
 
@@ -172,5 +181,9 @@ mod tests {
         let shown = Escaped(&[b'x'; 10_000]).to_string();
         assert_eq!(shown.len(), SHOWN + 3);
         assert!(shown.ends_with("..."));
+        for text in [&[1; 200], &[0xff; 200]] {
+            let shown = Escaped(text).to_string();
+            assert!(shown.len() <= WIDEST + 3 && shown.ends_with("..."), "{shown}");
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! How a fault in an address text is shown: the text, and below it a caret with what was expected there.
 
 use std::fmt::{self, Write};
+use std::iter::once;
 
 use crate::error::{Code, Error};
 use crate::text::Escaped;
 
-/// How many bytes of the text are shown, and how many of them behind the fault.
+/// How many columns of the text are shown, and how many of them behind the fault.
 const SHOWN: usize = 160;
 const BEHIND: usize = 40;
 
@@ -29,10 +30,20 @@ pub fn fault(
 }
 
 /// The part of the text that is shown: its head, or what surrounds a fault further behind.
+///
+/// What is escaped is wider than its bytes. Then less is shown, so that the caret fits into what C is given of a hint.
 fn window(text: &[u8], position: usize) -> (usize, usize) {
     let end = position.saturating_add(BEHIND).max(SHOWN).min(text.len());
     let start = end.saturating_sub(SHOWN);
-    (if start > 0 { character_start(text, start) } else { 0 }, character_start(text, end))
+    let start = if start > 0 { character_start(text, start) } else { 0 };
+    let position = position.min(end);
+    let width = |from, to| {
+        columns(&Line { bytes: text.get(from..to).unwrap_or_default(), cut_before: false, cut_behind: false })
+    };
+    let mut ends = once(character_start(text, end)).chain((position..end).rev().map(|end| character_start(text, end)));
+    let end = ends.find(|&end| width(start, end) <= SHOWN || width(position, end) <= BEHIND).unwrap_or(position);
+    let mut starts = once(start).chain((start + 1..position).map(|start| character_start(text, start)));
+    (starts.find(|&start| width(start, end) <= SHOWN).unwrap_or(position.max(start)), end)
 }
 
 /// The first place from `index` on that is not inside a UTF-8 character.
@@ -130,6 +141,17 @@ mod tests {
         assert_eq!(line.find('!'), Some(column));
         assert!(line.starts_with("...a") && line.ends_with("b..."));
         assert_eq!(shown(&text, 2001).1, 3 + SHOWN);
+    }
+
+    #[test]
+    fn an_escaped_text_is_no_wider() {
+        for text in ["\u{1}".repeat(500), "\u{e0041}".repeat(125)] {
+            for position in [0, 40, 112, 160, 300, 500] {
+                let (line, column) = shown(&text, position);
+                assert!(column <= line.len() && line.len() <= SHOWN + 6, "{position}: {line}");
+                assert!(line.len() >= BEHIND, "{position}: {line}");
+            }
+        }
     }
 
     #[test]

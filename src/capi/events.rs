@@ -3,14 +3,17 @@
 use std::ffi::c_void;
 use std::mem::{offset_of, size_of};
 
+use rustix::io::Errno;
+
 use super::connection::{find, oyez_conn};
 use super::last_error::oyez_error;
 use super::options::{self, Growing, Shared, oyez_server_options};
 use super::server::{find as find_server, oyez_server};
 use super::{guard, null};
 use crate::deadline::Deadline;
-use crate::error::Error;
-use crate::serve::{ConnectionId, Events, OnClose, OnConnection, OnData, Server};
+use crate::error::{Error, Result};
+use crate::serve::{ConnectionId, Events, OnConnection, Server};
+use crate::sys::memory::boxed;
 
 /// The functions of an event server. Start from OYEZ_EVENTS_INIT and set those that are wanted.
 ///
@@ -93,44 +96,49 @@ pub unsafe extern "C" fn oyez_server_new_events(
         let events = unsafe { options::read(events, "oyez_server_new_events") }?;
         // SAFETY: the documentation asks for NULL or a struct of its size.
         let options = unsafe { options::server(options, "oyez_server_new_events") }?;
-        Ok(Server::create_with_events(c_events(&events, user), options)?.number())
+        Ok(Server::create_with_events(c_events(&events, user)?, options)?.number())
     })
 }
 
-fn c_events(events: &oyez_events, user: *mut c_void) -> Events {
+fn c_events(events: &oyez_events, user: *mut c_void) -> Result<Events> {
+    let short_of_memory = || Error::system("server", Errno::NOMEM);
     let on_connection = |function: Option<unsafe extern "C-unwind" fn(oyez_conn, *mut c_void)>| {
+        let Some(function) = function else { return Ok(None) };
         let user = Shared(user);
-        function.map(|function| -> OnConnection {
-            Box::new(move |connection| {
-                let user = &user;
-                // SAFETY: the program vouches for its function and pointer for as long as the server lives.
-                unsafe { function(connection.number(), user.0) };
-            })
-        })
+        let made = boxed(move |connection: ConnectionId| {
+            let user = &user;
+            // SAFETY: the program vouches for its function and pointer for as long as the server lives.
+            unsafe { function(connection.number(), user.0) };
+        });
+        made.map(|made| Some(made as OnConnection)).ok_or_else(short_of_memory)
+    };
+    let mut made = Events {
+        on_open: on_connection(events.on_open)?,
+        on_drain: on_connection(events.on_drain)?,
+        ..Events::default()
     };
     let (data_user, close_user) = (Shared(user), Shared(user));
-    Events {
-        on_open: on_connection(events.on_open),
-        on_drain: on_connection(events.on_drain),
-        on_data: events.on_data.map(|function| -> OnData {
-            Box::new(move |connection: ConnectionId, bytes: &[u8]| {
-                let user = &data_user;
-                // SAFETY: as above; the bytes outlive the call.
-                unsafe { function(connection.number(), bytes.as_ptr(), bytes.len(), user.0) }
-            })
-        }),
-        on_close: events.on_close.map(|function| -> OnClose {
-            Box::new(move |connection: ConnectionId, why: Option<&Error>| {
-                let user = &close_user;
-                let mut record = oyez_error::NONE;
-                if let Some(why) = why {
-                    record.fill(why);
-                }
-                // SAFETY: as above; the record outlives the call.
-                unsafe { function(connection.number(), &raw const record, user.0) };
-            })
-        }),
+    if let Some(function) = events.on_data {
+        let on_data = boxed(move |connection: ConnectionId, bytes: &[u8]| {
+            let user = &data_user;
+            // SAFETY: as above; the bytes outlive the call.
+            unsafe { function(connection.number(), bytes.as_ptr(), bytes.len(), user.0) }
+        });
+        made.on_data = Some(on_data.ok_or_else(short_of_memory)?);
     }
+    if let Some(function) = events.on_close {
+        let on_close = boxed(move |connection: ConnectionId, why: Option<&Error>| {
+            let user = &close_user;
+            let mut record = oyez_error::NONE;
+            if let Some(why) = why {
+                record.fill(why);
+            }
+            // SAFETY: as above; the record outlives the call.
+            unsafe { function(connection.number(), &raw const record, user.0) };
+        });
+        made.on_close = Some(on_close.ok_or_else(short_of_memory)?);
+    }
+    Ok(made)
 }
 
 /// Drives an event server that was not started, from a loop of one's own: does what work there is, and waits for some.
@@ -146,7 +154,7 @@ fn c_events(events: &oyez_events, user: *mut c_void) -> Events {
 ///   0   some work was done, or there was none in time
 ///   -1  errno and oyez_last_error() are set
 /// Errors
-///   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained
+///   OYEZ_STOPPED (ECANCELED)       the server has stopped and is drained; where an error has ended it, that error first
 ///   OYEZ_INVALID_ARGUMENT          no event server, or one that runs already or listens nowhere; (EBUSY) it is being
 ///                                  polled just now, perhaps by the caller's caller
 ///   OYEZ_CLOSED, OYEZ_FORKED       there is no such server here

@@ -35,6 +35,8 @@ pub struct oyez_listen_options {
     /// where it would let a second copy share the port. See socket(7).
     pub reuse_address: i32,
     /// SO_REUSEPORT, a switch. Default: off, so that a second copy of the program fails instead of sharing silently.
+    /// On, each thread of an event server has a listener of its own at a TCP address, and the kernel distributes clients
+    /// by their addresses and ports: quicker for many short connections, uneven for long ones.
     pub reuse_port: i32,
     /// O_NONBLOCK on the listener, a switch. Default: off. oyez_accept() waits on either kind.
     pub nonblocking: i32,
@@ -171,9 +173,26 @@ pub const OYEZ_LOG_ERROR: i32 = 3;
 /// it may call oyez, but not wait for the server.
 ///
 ///   level  OYEZ_LOG_DEBUG to OYEZ_LOG_ERROR
-///   event  a fixed name for programs, such as "descriptors_used_up"; borrowed for the call
+///   event  a fixed name for programs, as below; borrowed for the call
 ///   text   one line for a person; borrowed for the call
 ///   user   the options' log_user
+///
+/// What happens again and again is told once when it begins, and once with its count when it has been over for some
+/// seconds, or the server ends.
+///
+///   descriptors_used_up, memory_used_up, accept_fails   accepting pauses; clients wait in the kernel's queue
+///   accepting_again                                     that is over
+///   threads_used_up, processes_used_up                  connections wait for a thread or a child
+///   max_connections_reached                             accepting pauses until somebody leaves
+///   max_connections_beyond_descriptors                  the limit of descriptors leaves room for fewer
+///   refused_by_rules, refused_by_address, refused_by_rate, refused_by_limit   clients are closed at once
+///   queue_fills, connections_dropped                    the kernel's queue is over four fifths full, or overflows
+///   handler_crashed                                     its client is reset
+///   foreign_close                                       the program closed a connection's descriptor itself
+///   listener_dead                                       a listener is none any more; the others go on
+///   address_skipped, backlog_clamped                    of oyez_server_listen()
+///   io_uring_refused                                    epoll is used in its place
+///   stopped, server_failed                              how it ended
 pub type oyez_log =
     Option<unsafe extern "C-unwind" fn(level: i32, event: *const c_char, text: *const c_char, user: *mut c_void)>;
 
@@ -440,7 +459,8 @@ unsafe fn limits(c: &oyez_server_options, function: &'static str) -> Result<Limi
     let allow = unsafe { optional_bytes(c.allow) };
     // SAFETY: as above.
     let deny = unsafe { optional_bytes(c.deny) };
-    let rules = Rules::read(allow, deny).map_err(|fault| {
+    let lists = allow.is_some() || deny.is_some();
+    let rules = lists.then(|| Rules::read(allow, deny)).transpose().map_err(|fault| {
         let text = Text::format(format_args!("{}: {}", fault.list, fault.error));
         let hint = fault.error.hint_text();
         Error::invalid(function, format_args!("{text}")).hint(format_args!("{hint}"))
@@ -453,7 +473,7 @@ unsafe fn limits(c: &oyez_server_options, function: &'static str) -> Result<Limi
         },
         max_connections_per_address: most(c.max_connections_per_address, "max_connections_per_address")?,
         accept_rate: rate.map(|per_second| Rate { per_second, burst: burst.unwrap_or(per_second) }),
-        rules: Arc::new(rules),
+        rules: rules.map(Arc::new),
         idle_timeout: duration(c.idle_timeout_ms, function, "idle_timeout_ms")?,
         read_timeout: duration(c.read_timeout_ms, function, "read_timeout_ms")?,
         write_timeout: duration(c.write_timeout_ms, function, "write_timeout_ms")?,

@@ -3,6 +3,8 @@
 use std::ffi::{c_char, c_void};
 use std::mem::{offset_of, size_of};
 
+use rustix::io::Errno;
+
 use super::connection::oyez_conn;
 use super::options::{self, Shared, oyez_listen_options, oyez_server_options};
 use super::{bytes, copy_text, guard, null, output};
@@ -102,7 +104,7 @@ pub unsafe extern "C" fn oyez_serve(
     guard(|| {
         // SAFETY: the documentation asks for a terminated string.
         let addresses = unsafe { bytes(addresses, "oyez_serve", "addresses") }?;
-        let handler = c_handler(handler, user).ok_or_else(|| null("oyez_serve", "handler"))?;
+        let handler = c_handler(handler, user)?.ok_or_else(|| null("oyez_serve", "handler"))?;
         // SAFETY: the documentation asks for NULL or a struct of its size.
         let options = unsafe { options::server(options, "oyez_serve") }?;
         crate::serve::serve(addresses, handler, options)?;
@@ -132,19 +134,20 @@ pub unsafe extern "C" fn oyez_server_new(
     guard(|| {
         // SAFETY: the documentation asks for NULL or a struct of its size.
         let options = unsafe { options::server(options, "oyez_server_new") }?;
-        Ok(Server::create(c_handler(handler, user), options)?.number())
+        Ok(Server::create(c_handler(handler, user)?, options)?.number())
     })
 }
 
 /// The handler of C as the core calls it.
-fn c_handler(handler: oyez_handler, user: *mut c_void) -> Option<Handler> {
-    let handler = handler?;
+fn c_handler(handler: oyez_handler, user: *mut c_void) -> Result<Option<Handler>> {
+    let Some(handler) = handler else { return Ok(None) };
     let user = Shared(user);
-    Some(Handler::new(move |connection: ConnectionId| {
+    let made = Handler::new(move |connection: ConnectionId| {
         let user = &user;
         // SAFETY: the program vouches for its handler and pointer for as long as the server lives.
         unsafe { handler(connection.number(), user.0) };
-    }))
+    });
+    made.map(Some).ok_or_else(|| Error::system("server", Errno::NOMEM))
 }
 
 /// Lets a server listen at one or more addresses. It may be called any number of times, also while it runs.
@@ -462,7 +465,8 @@ pub unsafe extern "C" fn oyez_server_stats_text(server: oyez_server, text: *mut 
 ///   -1    errno and oyez_last_error() are set
 /// Errors
 ///   OYEZ_TIMED_OUT         (EAGAIN) nothing arrived in time
-///   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOBUFS, ENOMEM) no free descriptor in time
+///   OYEZ_LIMIT_REACHED     (EMFILE, ENFILE, ENOBUFS, ENOMEM) no free descriptor in time; (EAGAIN) as many connections
+///                          as max_connections allows, and none was closed in time
 ///   OYEZ_STOPPED           the server was stopped, and nobody waits any more
 ///   OYEZ_INVALID_ARGUMENT  connection is NULL; the server has a handler, or no listener
 ///   OYEZ_CLOSED, OYEZ_FORKED

@@ -67,6 +67,14 @@ impl Wanted<'_> {
         self.bound(address, address.is_ipv6().then_some(true))
     }
 
+    /// At the address where that one listens.
+    pub fn beside(&self, listener: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let failed = |errno| Error::system("getsockname", errno);
+        let address: SocketAddr = rustix::net::getsockname(listener).and_then(SocketAddr::try_from).map_err(failed)?;
+        let only_ipv6 = address.is_ipv6().then(|| rustix::net::sockopt::ipv6_v6only(listener).unwrap_or(true));
+        self.bound(address, only_ipv6)
+    }
+
     fn bound(&self, address: SocketAddr, only_ipv6: Option<bool>) -> Result<OwnedFd> {
         let Self { protocol, options, trial } = *self;
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };

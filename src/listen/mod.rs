@@ -28,12 +28,19 @@ pub struct Listener {
     file: Option<SocketFile>,
     /// The backlog that was asked for; none where it is the system's to choose.
     backlog: Option<i32>,
+    /// Which of the listeners that share the address it is.
+    copy: usize,
 }
 
 impl Listener {
     /// A listener without a file of ours.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, file: None, backlog: None }
+        Self { fd, file: None, backlog: None, copy: 0 }
+    }
+
+    /// Which of the listeners that share an address it is, from 0 on.
+    pub fn copy(&self) -> usize {
+        self.copy
     }
 
     /// Gives the descriptor away; [`unlisten`] still knows the file.
@@ -79,14 +86,20 @@ pub fn listen<'a>(text: &'a [u8], options: &Options<'a>) -> Result<Listener> {
 }
 
 /// Listens at each address of a list; where one fails, at none. `skipped` hears of the optional ones that this host
-/// cannot have.
-pub fn listen_all<'a>(text: &'a [u8], options: &Options<'a>, mut skipped: impl FnMut(&Error)) -> Result<Vec<Listener>> {
+/// cannot have. A TCP address whose port may be shared (`reuse_port`) gets so many listeners `each`.
+pub fn listen_all<'a>(
+    text: &'a [u8],
+    options: &Options<'a>,
+    each: usize,
+    mut skipped: impl FnMut(&Error),
+) -> Result<Vec<Listener>> {
     let mut listeners = Vec::new();
     let mut last_skipped = None;
     for listed in address::list(text)? {
-        let room = listeners.try_reserve(1).map_err(|_| Error::system("listen", Errno::NOMEM));
-        match room.and_then(|()| listen_at(&listed.spec, options)) {
-            Ok(listener) => listeners.push(listener),
+        let room = listeners.try_reserve(each.max(1)).map_err(|_| Error::system("listen", Errno::NOMEM));
+        let first = room.and_then(|()| listen_at(&listed.spec, options));
+        match first.and_then(|first| with_copies(&mut listeners, first, &listed.spec, options, each)) {
+            Ok(()) => {}
             Err(error) if listed.optional && cannot_be_had(&error) => {
                 skipped(&error);
                 last_skipped = Some(error);
@@ -101,6 +114,26 @@ pub fn listen_all<'a>(text: &'a [u8], options: &Options<'a>, mut skipped: impl F
         (true, Some(error)) => Err(error),
         _ => Ok(listeners),
     }
+}
+
+/// Adds a listener, and others at the same address where they may share its port.
+fn with_copies<'a>(
+    listeners: &mut Vec<Listener>,
+    first: Listener,
+    spec: &Spec<'a>,
+    options: &Options<'a>,
+    each: usize,
+) -> Result<()> {
+    let options = options.with_settings(spec)?;
+    let shares = matches!(spec.address, Address::Tcp(_)) && options.reuse_port.or(false);
+    let wanted = inet::Wanted { protocol: Protocol::Tcp, options: &options, trial: false };
+    listeners.push(first);
+    for copy in 1..if shares { each } else { 1 } {
+        let Some(first) = listeners.len().checked_sub(copy).and_then(|index| listeners.get(index)) else { break };
+        let fd = wanted.beside(first.as_fd()).map_err(|error| error.at(spec))?;
+        listeners.push(Listener { backlog: options.backlog, copy, ..Listener::new(fd) });
+    }
+    Ok(())
 }
 
 /// Whether the host lacks what the address needs, as opposed to somebody being there already.

@@ -151,12 +151,14 @@ fn switch(spec: &Spec<'_>, setting: &Setting<'_>) -> Result<Switch> {
     }
 }
 
-/// A plain number; 0 and `default` are the default.
+/// A plain number; 0 and `default` are the default. 010 is ten to some and eight to others, and beside a file mode both
+/// could be meant.
 fn number(spec: &Spec<'_>, setting: &Setting<'_>, lowest: i32, highest: i32) -> Result<Option<i32>> {
     if matches!(setting.value, "0" | "default") {
         return Ok(None);
     }
     plain(setting.value, 10)
+        .filter(|_| !setting.value.starts_with('0'))
         .filter(|number| (lowest..=highest).contains(number))
         .map(Some)
         .ok_or_else(|| spec.fault_at_value(setting, format_args!("a plain number from {lowest} to {highest}")))

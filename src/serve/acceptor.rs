@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -128,14 +128,15 @@ impl Shortage {
 }
 
 impl Server {
-    /// Accepts from any listener that may have somebody waiting.
+    /// Accepts from any listener that may have somebody waiting, but those that other loops accept from.
     pub(super) fn accept_any(self: &Arc<Self>) -> Option<Owned> {
         if !self.listeners().take_ready() {
             return None;
         }
+        let all = self.slot().stop().is_some() || !self.workers().are_started();
         let (mut index, mut accepted) = (0, None);
         while let Some(listener) = self.listeners().get(index).filter(|_| accepted.is_none()) {
-            if listener.is_ready() {
+            if listener.is_ready() && (all || listener.is_of(0)) {
                 accepted = self.accept_from(&listener);
                 // It was not emptied, or accepting rests.
                 if listener.is_ready() {
@@ -150,10 +151,26 @@ impl Server {
         accepted
     }
 
+    /// Accepts from the listeners of one lane.
+    pub(super) fn accept_of_lane(self: &Arc<Self>, lane: usize) -> Option<Owned> {
+        let mut index = 0;
+        while let Some(listener) = self.listeners().get(index) {
+            index += 1;
+            if listener.is_of(lane)
+                && listener.is_ready()
+                && let Some(accepted) = self.accept_from(&listener)
+            {
+                return Some(accepted);
+            }
+        }
+        None
+    }
+
     /// Accepts from a listener; `None` where nobody waits, there is no room, or accepting has to rest.
     fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
         let mut refusals = 0;
-        while refusals < REFUSALS {
+        // In a stop the queue is emptied whoever waits in it, and nobody new comes.
+        while refusals < REFUSALS || self.slot().stop().is_some() {
             if self.shortage().rests().is_some() || !self.take_place() {
                 return None;
             }
@@ -193,16 +210,23 @@ impl Server {
             return false;
         }
         let admission = self.admission();
+        let look = || admission.look_at_descriptors(self.how_many_linger());
+        if admission.fills(self.how_many_linger()) {
+            look();
+        }
         // Connections that are over, and only linger, make room where descriptors are the limit.
-        let more = || admission.look_at_descriptors() || self.evict_lingering() && admission.look_at_descriptors();
+        let more = || look() || self.evict_lingering() && look();
         if admission.take_place() || admission.most().is_none() && more() && admission.take_place() {
             return true;
         }
         match admission.most() {
-            Some(most) => {
+            // Another thread's place may be one that it tries for nothing.
+            Some(most) if self.active() < most as usize => {}
+            Some(most) if admission.begins_to_be_full() => {
                 let line = format_args!("{most} connections are open, as many as may be; {WAITING}");
                 self.note(Kind::Full, 1, line);
             }
+            Some(_) => {}
             None => self.descriptors_leave_no_room(),
         }
         false
@@ -247,6 +271,8 @@ impl Server {
             return None;
         };
         counters::add(&self.counters().accepted, 1);
+        // Who begins to count them has not seen this one, or this sees that they are counted.
+        fence(Ordering::SeqCst);
         if !counted && addresses.are_counted() {
             // They may be since a moment ago.
             admitted.slot().count_address(self);
@@ -289,7 +315,7 @@ impl Server {
             }
             Verdict::Dead => {
                 self.report(Level::Error, c"listener_dead", format_args!("{}", Error::system("accept", errno)));
-                if self.listeners().bury(listener, self.epoll()) {
+                if self.listeners().bury(listener, self.sets()) {
                     self.fail(Error::system("accept", errno));
                 }
                 verdict

@@ -39,31 +39,43 @@ impl Server {
         let mut looked = false;
         loop {
             let stop = self.slot().stop();
+            self.look_at_queues();
             if stop.is_some() || !self.is_paused() {
                 if stop.is_some() && !self.refuses.swap(true, Ordering::AcqRel) {
                     self.refuse_beginners();
                 }
                 self.listeners().set_all_ready();
                 if let Some(accepted) = self.next_in_turn().or_else(|| self.accept_any()) {
+                    // This thread does not come back soon: others may have had nothing to wait for.
+                    self.watch_listeners();
                     let id = accepted.id();
                     let fd = super::Connection::find(id, function)?.expose()?;
                     return Ok((id, fd));
                 }
             }
-            if stop.is_some() && self.shortage().rests().is_none() && !self.admission().is_full() {
-                // Nobody waits any more.
-                self.listeners().close_if(self.epoll(), |listener| !listener.is_ready());
-                return Err(match self.take_failure() {
-                    Some(error) => error,
-                    None => Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped")),
-                });
+            if let Some(stop) = stop {
+                let full = self.shortage().rests().is_some() || self.admission().is_full();
+                let nobody_waits = || self.listeners().close_if(self.sets(), |listener| !listener.is_ready());
+                if stop.is_over() || !full && nobody_waits() {
+                    return Err(match self.take_failure() {
+                        Some(error) => error,
+                        None => {
+                            Error::system(function, Errno::CANCELED).because(format_args!("the server has stopped"))
+                        }
+                    });
+                }
+                if !full {
+                    // Many were refused, and somebody may wait behind them.
+                    continue;
+                }
             }
             self.watch_listeners();
             self.set_timer();
             if looked && deadline.is_over() {
                 return Err(self.nobody_in_time(function));
             }
-            self.turn(deadline).map_err(|errno| Error::system("epoll_wait", errno))?;
+            let next = deadline.earlier(stop.unwrap_or(Deadline::NEVER)).earlier(self.next_look_at_queues());
+            self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
             looked = true;
         }
     }
@@ -99,7 +111,7 @@ impl Server {
         let shortest = Timespec { tv_sec: 0, tv_nsec: 1 };
         // The end of the drain time, too, has to be looked after where a foreign loop drives an event server.
         let stop = self.slot().stop().filter(|_| !self.is_by_hand()).unwrap_or(Deadline::NEVER);
-        let next_look = self.next_look().earlier(stop);
+        let next_look = self.next_look().earlier(stop).earlier(self.next_look_at_queues());
         if next_look.is_never() && !self.timer_is_set(false) {
             return;
         }
@@ -148,14 +160,14 @@ impl Server {
                 }
                 self.lingering().hasten(self.epoll(), |number| super::token::Token::Linger(number).into());
                 if self.nobody_waits() {
-                    self.listeners().close_if(self.epoll(), |_| true);
+                    self.listeners().close_if(self.sets(), |_| true);
                     continue;
                 }
             }
             if limit.is_over() {
                 return Ok(false);
             }
-            self.listeners().watch(false, self.epoll());
+            self.listeners().watch(false, self.sets());
             let next = limit.earlier(stop.unwrap_or(Deadline::NEVER));
             self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
         }
@@ -182,8 +194,10 @@ impl Server {
         let phase = self.life().phase;
         match phase {
             Phase::New if self.is_by_hand() => {
-                // An error here is one of epoll_wait(2); what is left is closed below in any case.
-                let _ = self.drain_by_hand(Deadline::NEVER);
+                // An error here is one of epoll_wait(2): nothing would tell of the rest.
+                if self.drain_by_hand(Deadline::NEVER).is_err() {
+                    self.cut();
+                }
             }
             Phase::New => {}
             Phase::Polled => {
@@ -194,7 +208,7 @@ impl Server {
                 self.wait_for_end(Deadline::NEVER);
             }
         }
-        self.listeners().close_if(self.epoll(), |_| true);
+        self.listeners().close_if(self.sets(), |_| true);
         self.lingering().clear();
         self.set_phase(Phase::Ended);
         if let Some(thread) = self.take_thread() {

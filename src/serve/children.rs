@@ -28,9 +28,12 @@ use crate::sys::{self, signal};
 /// How often a child is looked after that has no pidfd, and how long fork(2) rests after it failed.
 const REST: Duration = Duration::from_millis(50);
 
+/// How long a loop rests that hears of no event.
+const BRIEF: Timespec = Timespec { tv_sec: 0, tv_nsec: 5_000_000 };
+
 /// How often, and how long apart, it is looked whether a new child has closed its copies; that of a program that stops
 /// its children is not waited for.
-const LOOKS: usize = 500;
+const LOOKS: usize = 10_000;
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000 };
 
 /// A server's children.
@@ -86,6 +89,8 @@ struct Child {
     /// Tells when the child ends. `None` where no descriptor was free: then it is asked from time to time.
     pidfd: Option<OwnedFd>,
     connection: Owned,
+    /// The drain time was over: that it ends now is not its own doing.
+    killed: bool,
 }
 
 impl fmt::Debug for Children {
@@ -183,7 +188,7 @@ impl Children {
             epoll::add(server.epoll(), pidfd, token.into(), EventFlags::IN).is_ok()
         });
         if let Some(free) = state.children.get_mut(place) {
-            *free = Some(Child { pid, pidfd: pidfd.filter(|_| watched), connection });
+            *free = Some(Child { pid, pidfd: pidfd.filter(|_| watched), connection, killed: false });
         }
     }
 
@@ -230,6 +235,13 @@ impl Children {
         self.staff(server);
     }
 
+    /// Looks after all children, after a rest: for a loop that hears of no event any more.
+    pub fn look_without_events(&self, server: &Server) {
+        let _ = rustix::thread::nanosleep(&BRIEF);
+        let places = self.state().children.len();
+        (0..places).for_each(|place| self.reap(server, place));
+    }
+
     fn reap(&self, server: &Server, place: usize) {
         let mut state = self.state();
         let Some(slot) = state.children.get_mut(place) else { return };
@@ -245,6 +257,7 @@ impl Children {
             let _ = epoll::delete(server.epoll(), pidfd);
         }
         match end {
+            End::Signalled(_) | End::Unknown if child.killed => {}
             End::Exited(status) if status != 0 => server.handler_failed(format_args!("exit status {status}")),
             End::Signalled(signal) => server.handler_failed(format_args!("signal {signal}")),
             End::Unknown if !self.returned.get(place) => {
@@ -262,7 +275,8 @@ impl Children {
             let Some(work) = self.state().waiting.pop_front() else { break };
             work.end(Ending::Abort);
         }
-        for child in self.state().children.iter().flatten() {
+        for child in self.state().children.iter_mut().flatten() {
+            child.killed = true;
             let _ = kill_process(child.pid, Signal::KILL);
         }
     }

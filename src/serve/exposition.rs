@@ -85,11 +85,15 @@ impl Server {
     /// The statistics as text.
     pub fn stats_text(&self) -> Result<Text> {
         let snapshot = self.snapshot();
-        let mut views = Vec::new();
+        let mut views: Vec<View> = Vec::new();
         let mut index = 0;
         while let Some(listener) = self.listeners().get(index) {
-            if views.try_reserve(1).is_ok() {
-                views.push(View::of(&listener));
+            let view = View::of(&listener);
+            // Several may share an address, whose series may be there but once.
+            if let Some(other) = views.iter_mut().find(|other| other.address.as_str() == view.address.as_str()) {
+                other.add(&view);
+            } else if views.try_reserve(1).is_ok() {
+                views.push(view);
             }
             index += 1;
         }
@@ -135,9 +139,10 @@ fn write_refusals(out: &mut Text, of: &Snapshot) -> fmt::Result {
 }
 
 fn write_errors(out: &mut Text, errors: &ByErrno) -> fmt::Result {
-    let name = |errno: i32| match errno {
-        0 => Text::from("other"),
-        errno => Text::format(format_args!("{:?}", nix::errno::Errno::from_raw(errno))),
+    let name = |errno: i32| match (errno, nix::errno::Errno::from_raw(errno)) {
+        (0, _) => Text::from("other"),
+        (_, nix::errno::Errno::UnknownErrno) => Text::format(format_args!("{errno}")),
+        (_, name) => Text::format(format_args!("{name:?}")),
     };
     let metric = Metric("accept_errors_total", "counter", "Failed accepts, by errno.");
     metric.labelled(out, "errno", errors.counts().map(|(errno, count)| (name(errno), u64::from(count))))
@@ -173,5 +178,10 @@ mod tests {
         let mut text = Text::new();
         write_errors(&mut text, &errors).unwrap();
         assert!(text.as_str().contains("{errno=\"EMFILE\"} 2\n") && text.as_str().contains("{errno=\"other\"} 1\n"));
+        let mut text = Text::new();
+        errors.count(Errno::from_raw_os_error(138));
+        errors.count(Errno::from_raw_os_error(139));
+        write_errors(&mut text, &errors).unwrap();
+        assert!(text.as_str().contains("{errno=\"138\"} 1\n") && text.as_str().contains("{errno=\"139\"} 1\n"));
     }
 }

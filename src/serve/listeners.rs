@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 
+use super::events::Lane;
 use super::sink::Sink;
 use super::token::Token;
 use crate::accept::Peer;
@@ -21,6 +22,8 @@ pub struct Listening {
     socket: OwnedFd,
     file: Option<SocketFile>,
     number: u32,
+    /// Of an event server: the place of the lane that accepts from it; 0 is that of the server's own loop.
+    lane: usize,
     /// Whether the kernel has said that somebody waits, and none was found missing since.
     ready: AtomicBool,
     /// Whether it turned out to be no listener any more.
@@ -44,7 +47,28 @@ pub struct KernelView {
     pub dropped: u64,
 }
 
+/// The epoll sets in which listeners are watched.
+#[derive(Clone, Copy)]
+pub struct Sets<'a> {
+    /// The server's own.
+    pub own: BorrowedFd<'a>,
+    /// Those of an event server's loops, once these run.
+    pub lanes: &'a [Arc<Lane>],
+}
+
+impl<'a> Sets<'a> {
+    /// The one of a lane.
+    fn of(self, lane: usize) -> BorrowedFd<'a> {
+        self.lanes.get(lane).and_then(|lane| lane.own_set()).unwrap_or(self.own)
+    }
+}
+
 impl Listening {
+    /// Whether the loop of that lane accepts from it.
+    pub fn is_of(&self, lane: usize) -> bool {
+        self.lane == lane
+    }
+
     /// Whether it may have somebody waiting.
     pub fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire) && !self.dead.load(Ordering::Acquire)
@@ -115,7 +139,7 @@ struct Set {
 
 impl Listeners {
     /// Adds listeners, all or none, and returns the last one's descriptor.
-    pub fn add(&self, added: Vec<Listener>, shared: bool, epoll: BorrowedFd<'_>) -> Result<RawFd> {
+    pub fn add(&self, added: Vec<Listener>, shared: bool, sets: Sets<'_>) -> Result<RawFd> {
         let mut set = self.set();
         if set.closed {
             added.into_iter().for_each(Listener::close);
@@ -123,28 +147,30 @@ impl Listeners {
         }
         let start = set.listeners.len();
         let mut failure = None;
+        let last = added.iter().rfind(|listener| listener.copy() == 0);
+        let descriptor = last.map_or(-1, |listener| listener.as_fd().as_raw_fd());
         for listener in added {
             // Those that are left once one has failed are closed like it.
             match failure {
-                None => failure = set.add_one(listener, shared, epoll, self.events()).err(),
+                None => failure = set.add_one(listener, shared, sets, self.events()).err(),
                 Some(_) => listener.close(),
             }
         }
         match failure {
             None => {
                 self.keep_ready();
-                Ok(set.listeners.last().map_or(-1, |listener| listener.socket.as_raw_fd()))
+                Ok(descriptor)
             }
             Some(errno) => {
                 let made = set.listeners.split_off(start);
-                made.into_iter().for_each(|listener| remove(&listener, epoll));
+                made.into_iter().for_each(|listener| remove(&listener, sets));
                 Err(crate::diagnose::for_limits(Error::system("epoll_ctl", errno)))
             }
         }
     }
 
     /// Adds a listener that somebody else made and may share; on failure it stays theirs.
-    pub fn adopt(&self, socket: BorrowedFd<'_>, epoll: BorrowedFd<'_>) -> Result<RawFd> {
+    pub fn adopt(&self, socket: BorrowedFd<'_>, sets: Sets<'_>) -> Result<RawFd> {
         let mut set = self.set();
         if set.closed {
             return Err(Error::system("server", Errno::CANCELED).because(format_args!("the server has stopped")));
@@ -152,27 +178,52 @@ impl Listeners {
         let failed = |errno| crate::diagnose::for_limits(Error::system("epoll_ctl", errno));
         set.listeners.try_reserve(1).map_err(|_| failed(Errno::NOMEM))?;
         let token = Token::Listener(set.next_number);
-        epoll::add(epoll, socket, token.into(), self.events()).map_err(|errno| match errno {
+        epoll::add(sets.own, socket, token.into(), self.events()).map_err(|errno| match errno {
             Errno::EXIST => failed(errno)
                 .with_code(crate::error::Code::InvalidArgument)
                 .because(format_args!("the server has that listener already")),
             _ => failed(errno),
         })?;
-        set.push(sys::own(socket), None, true);
+        set.push(sys::own(socket), None, true, 0);
         self.keep_ready();
         Ok(socket.as_raw_fd())
     }
 
     /// Watches the listeners, or stops to.
-    pub fn watch(&self, watched: bool, epoll: BorrowedFd<'_>) {
+    pub fn watch(&self, watched: bool, sets: Sets<'_>) {
         if self.watched.load(Ordering::Acquire) == watched {
             return;
         }
         let set = self.set();
-        self.watched.store(watched, Ordering::Release);
+        let mut done = true;
         for listener in set.listeners.iter().filter(|listener| !listener.dead.load(Ordering::Acquire)) {
-            let _ = epoll::modify(epoll, &listener.socket, Token::Listener(listener.number).into(), events(watched));
+            let epoll = sets.of(listener.lane);
+            let token = Token::Listener(listener.number).into();
+            let changed = epoll::modify(epoll, &listener.socket, token, events(watched)).or_else(|_| {
+                // A listener that is not watched is deaf: it is put in anew.
+                let _ = epoll::delete(epoll, &listener.socket);
+                epoll::add(epoll, &listener.socket, token, events(watched))
+            });
+            done &= changed.is_ok();
         }
+        // Where it did not work the next turn tries again.
+        self.watched.store(watched == done, Ordering::Release);
+    }
+
+    /// From now on each lane accepts from its own listeners.
+    pub fn spread(&self, sets: Sets<'_>) {
+        let set = self.set();
+        for listener in set.listeners.iter().filter(|listener| listener.lane > 0) {
+            let _ = epoll::delete(sets.own, &listener.socket);
+            let token = Token::Listener(listener.number);
+            // One that cannot be moved is emptied when the server stops; the kernel has others to choose from.
+            let _ = epoll::add(sets.of(listener.lane), &listener.socket, token.into(), self.events());
+        }
+    }
+
+    /// Whether one of that lane may have somebody waiting.
+    pub fn is_lane_ready(&self, lane: usize) -> bool {
+        self.set().listeners.iter().any(|listener| listener.is_of(lane) && listener.is_ready())
     }
 
     /// Notes that the kernel has somebody waiting.
@@ -229,14 +280,15 @@ impl Listeners {
     }
 
     /// Takes a listener out of service. True if it was the last one alive.
-    pub fn bury(&self, listener: &Listening, epoll: BorrowedFd<'_>) -> bool {
+    pub fn bury(&self, listener: &Listening, sets: Sets<'_>) -> bool {
         listener.dead.store(true, Ordering::Release);
-        let _ = epoll::delete(epoll, &listener.socket);
-        self.set().listeners.iter().all(|listener| listener.dead.load(Ordering::Acquire))
+        let set = self.set();
+        let _ = epoll::delete(sets.of(listener.lane), &listener.socket);
+        set.listeners.iter().all(|listener| listener.dead.load(Ordering::Acquire))
     }
 
     /// Closes those for which `done` says so; the rest stays for another look. True once none is left.
-    pub fn close_if(&self, epoll: BorrowedFd<'_>, done: impl Fn(&Listening) -> bool) -> bool {
+    pub fn close_if(&self, sets: Sets<'_>, done: impl Fn(&Listening) -> bool) -> bool {
         let mut set = self.set();
         set.closed = true;
         let mut drops = 0;
@@ -244,7 +296,7 @@ impl Listeners {
             let done = done(listener);
             if done {
                 drops += listener.drops();
-                remove(listener, epoll);
+                remove(listener, sets);
             }
             !done
         });
@@ -299,28 +351,38 @@ impl Set {
         &mut self,
         listener: Listener,
         shared: bool,
-        epoll: BorrowedFd<'_>,
+        sets: Sets<'_>,
         events: EventFlags,
     ) -> std::result::Result<(), Errno> {
-        let number = self.next_number;
-        let watched = epoll::add(epoll, &listener, Token::Listener(number).into(), events);
+        let (number, lane) = (self.next_number, listener.copy());
+        let watched = epoll::add(sets.of(lane), &listener, Token::Listener(number).into(), events);
         if let Err(errno) = watched.and_then(|()| self.listeners.try_reserve(1).map_err(|_| Errno::NOMEM)) {
             listener.close();
             return Err(errno);
         }
         let (socket, file) = listener.into_parts();
-        self.push(socket, file, shared);
+        self.push(socket, file, shared, lane);
         Ok(())
     }
 
     /// The caller has made room.
-    fn push(&mut self, socket: OwnedFd, file: Option<SocketFile>, shared: bool) {
+    fn push(&mut self, socket: OwnedFd, file: Option<SocketFile>, shared: bool, lane: usize) {
         let number = self.next_number;
         self.next_number += 1;
         let (ready, dead) = (AtomicBool::new(true), AtomicBool::new(false));
         let drops_before = sys::socket::drops(socket.as_fd()).unwrap_or(0);
         let drops = OnceLock::new();
-        self.listeners.push(Arc::new(Listening { socket, file, number, ready, dead, shared, drops_before, drops }));
+        self.listeners.push(Arc::new(Listening {
+            socket,
+            file,
+            number,
+            lane,
+            ready,
+            dead,
+            shared,
+            drops_before,
+            drops,
+        }));
     }
 }
 
@@ -328,9 +390,9 @@ fn events(watched: bool) -> EventFlags {
     if watched { EventFlags::IN } else { EventFlags::empty() }
 }
 
-/// Takes a listener out of the set and removes its file; its descriptor is closed with its last user.
-fn remove(listener: &Listening, epoll: BorrowedFd<'_>) {
-    let _ = epoll::delete(epoll, &listener.socket);
+/// Takes a listener out of its epoll set and removes its file; its descriptor is closed with its last user.
+fn remove(listener: &Listening, sets: Sets<'_>) {
+    let _ = epoll::delete(sets.of(listener.lane), &listener.socket);
     if let Some(file) = &listener.file {
         file.remove();
     }

@@ -30,7 +30,7 @@ mod table;
 mod token;
 mod transfer;
 
-pub use admission::{Limits, MaxConnections, Rate, RuleFault, Rules};
+pub use admission::{Limits, MaxConnections, Rate, RuleFault, Rules, Source};
 pub use connection::Connection;
 pub use counters::Snapshot;
 pub use events::{Events, OnClose, OnConnection, OnData};

@@ -185,14 +185,15 @@ impl Pool {
             state = self.left.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         let running = state.alive();
-        let State { seats, ended, .. } = &mut *state;
-        let mut joining = Vec::new();
-        for index in ended.drain(..) {
-            joining.extend(seats.get_mut(index).and_then(|seat| seat.thread.take()));
+        // One after another: a list of them would need memory.
+        while let Some(index) = state.ended.pop() {
+            let thread = state.seats.get_mut(index).and_then(|seat| seat.thread.take());
+            drop(state);
+            thread.into_iter().for_each(Thread::join);
+            state = self.state();
         }
+        let State { seats, .. } = &mut *state;
         seats.iter_mut().filter_map(|seat| seat.thread.take()).for_each(Thread::detach);
-        drop(state);
-        joining.into_iter().for_each(Thread::join);
         running
     }
 

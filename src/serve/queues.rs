@@ -42,6 +42,17 @@ impl View {
         }
     }
 
+    /// Another listener at the same address adds to it.
+    pub fn add(&mut self, other: &Self) {
+        self.dropped += other.dropped;
+        self.queue = match (self.queue, other.queue) {
+            (Some((waiting, most)), Some((more, room))) => {
+                Some((waiting.saturating_add(more), most.saturating_add(room)))
+            }
+            (one, another) => one.or(another),
+        };
+    }
+
     /// Whether the queue is more than four fifths full.
     fn is_nearly_full(&self) -> Option<(u32, u32)> {
         self.queue.filter(|&(waiting, most)| u64::from(waiting) * 5 > u64::from(most) * 4)
@@ -67,7 +78,7 @@ impl Server {
             index += 1;
         }
         let dropped = self.listeners().kernel_view().dropped;
-        let more = dropped.saturating_sub(queues.dropped.swap(dropped, Ordering::Relaxed));
+        let more = dropped.saturating_sub(queues.dropped.fetch_max(dropped, Ordering::Relaxed));
         if more > 0 {
             let line = format_args!("the kernel dropped {more} attempts to connect, for which no queue had room");
             self.note(Kind::Drops, more, line);

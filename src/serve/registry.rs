@@ -4,7 +4,7 @@
 //! waits for a lock.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -40,25 +40,39 @@ static REGISTRY: PerProcess<Registry> = PerProcess::new();
 
 struct Registry {
     first: i32,
-    slots: Vec<Slot>,
+    /// None where memory has been too short so far.
+    slots: OnceLock<Vec<Slot>>,
     /// Taken by those who look for a free slot.
     claiming: Mutex<()>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        let mut slots = Vec::new();
-        if slots.try_reserve_exact(SLOTS).is_ok() {
-            slots.resize_with(SLOTS, Slot::default);
-        }
-        Self { first: NEXT.load(Ordering::Relaxed), slots, claiming: Mutex::new(()) }
+        Self { first: NEXT.load(Ordering::Relaxed), slots: OnceLock::new(), claiming: Mutex::new(()) }
     }
 }
 
 impl Registry {
+    fn slots(&self) -> &[Slot] {
+        self.slots.get().map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Makes the slots, for the one who claims the first; false without memory.
+    fn make_slots(&self) -> bool {
+        if self.slots.get().is_none() {
+            let mut slots = Vec::new();
+            if slots.try_reserve_exact(SLOTS).is_err() {
+                return false;
+            }
+            slots.resize_with(SLOTS, Slot::default);
+            let _ = self.slots.set(slots);
+        }
+        true
+    }
+
     fn slot_of(&self, number: i32) -> Option<&Slot> {
-        let index = usize::try_from(number).ok()?.checked_rem(self.slots.len())?;
-        self.slots.get(index)
+        let index = usize::try_from(number).ok()?.checked_rem(self.slots().len())?;
+        self.slots().get(index)
     }
 }
 
@@ -212,7 +226,10 @@ pub fn register(make: impl FnOnce(ServerId, &'static Slot) -> Result<Arc<Server>
 
 fn claim(registry: &'static Registry) -> Result<(i32, &'static Slot)> {
     let _claiming = registry.claiming.lock().unwrap_or_else(PoisonError::into_inner);
-    for _ in 0..registry.slots.len() {
+    if !registry.make_slots() {
+        return Err(Error::system("server", Errno::NOMEM));
+    }
+    for _ in 0..registry.slots().len() {
         let number = NEXT.load(Ordering::Relaxed);
         if number == i32::MAX {
             break;
@@ -276,7 +293,7 @@ pub fn begin_close(id: ServerId) -> Result<Arc<Server>> {
 /// What a stop signal does, in its handler: stops each server that heeds signals. See signal-safety(7).
 pub fn on_signal() {
     let Some(registry) = REGISTRY.existing() else { return };
-    for slot in &registry.slots {
+    for slot in registry.slots() {
         let number = slot.number();
         let Some(pinned) = (number > 0).then(|| slot.pin(number)).flatten() else { continue };
         let drain = pinned.0.signal_drain.load(Ordering::Acquire);

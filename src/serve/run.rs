@@ -22,7 +22,7 @@ use crate::sys::socket;
 use crate::sys::thread::{self, Main};
 
 /// How many connections one turn accepts before others get their turn.
-const ACCEPTS: usize = 64;
+pub const ACCEPTS: usize = 64;
 
 /// How many events one turn takes.
 const EVENTS: usize = 256;
@@ -130,6 +130,8 @@ impl Server {
         });
         self.end_workers();
         self.release_signals();
+        // Where it did not even begin, nobody else would tell those who wait.
+        self.listeners().close_if(self.sets(), |_| true);
         self.set_phase(Phase::Ended);
         if self.slot().is_closed_by_handler() {
             self.slot().release();
@@ -139,6 +141,10 @@ impl Server {
 
     fn loop_until_drained(self: &Arc<Self>) -> Result<()> {
         let looped = self.loop_until_stopped();
+        if looped.is_err() {
+            // Nobody else would end the drain time.
+            self.slot().ask_to_stop(self.options().drain);
+        }
         let mut drain = self.begin_drain();
         while !self.drain_some(&mut drain, Deadline::NEVER) {}
         match (looped, self.take_failure()) {
@@ -176,7 +182,7 @@ impl Server {
         true
     }
 
-    fn may_accept(&self) -> bool {
+    pub(super) fn may_accept(&self) -> bool {
         self.slot().stop().is_none() && !self.is_paused() && self.has_room()
     }
 
@@ -209,9 +215,16 @@ impl Server {
 
     /// Watches the listeners while accepting from them has a point: a ready one would make the loop spin otherwise.
     pub(super) fn watch_listeners(&self) {
-        let room = self.has_room() && !self.admission().is_full();
-        let watch = !self.is_paused() && self.shortage().rests().is_none() && room;
-        self.listeners().watch(watch, self.epoll());
+        let has_point = || {
+            let room = !self.admission().is_full() && self.shortage().rests().is_none();
+            // A stop takes in whoever waits.
+            room && (self.slot().stop().is_some() || !self.is_paused() && self.has_room())
+        };
+        self.listeners().watch(has_point(), self.sets());
+        // Of several threads another one may have looked after what has changed since, when they were watched still.
+        if !self.listeners().are_watched() && has_point() {
+            self.listeners().watch(true, self.sets());
+        }
     }
 
     /// Waits for something to happen, at most until `limit`, and looks after it.

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use super::episodes::{Episodes, Kind};
 use super::events::{self, Choice, Events, Lane, Polling, Workers};
 use super::exposition::ByErrno;
 use super::linger::Linger;
-use super::listeners::{KernelView, Listeners};
+use super::listeners::{KernelView, Listeners, Sets};
 use super::pool::{self, Pool};
 use super::queues::Queues;
 use super::registry::{self, Slot};
@@ -41,9 +41,9 @@ use crate::{diagnose, sys};
 pub struct Handler(Box<dyn Fn(ConnectionId) + Send + Sync>);
 
 impl Handler {
-    /// This function.
-    pub fn new(function: impl Fn(ConnectionId) + Send + Sync + 'static) -> Self {
-        Self(Box::new(function))
+    /// This function; `None` without memory.
+    pub fn new(function: impl Fn(ConnectionId) + Send + Sync + 'static) -> Option<Self> {
+        sys::memory::boxed(function).map(|function| Self(function))
     }
 }
 
@@ -230,7 +230,9 @@ impl Server {
         let mut options = options.clone();
         options.nonblocking = listen::Switch::On;
         let mut skipped = 0;
-        let listeners = listen::listen_all(addresses, &options, |error| {
+        // An event server has a listener for each lane where the port may be shared.
+        let each = self.lanes.len();
+        let listeners = listen::listen_all(addresses, &options, each, |error| {
             skipped += 1;
             self.report(Level::Warning, c"address_skipped", format_args!("optional address skipped: {error}"));
         })?;
@@ -243,7 +245,7 @@ impl Server {
             let _ = listen::set_nonblocking(listener.as_fd(), true);
         }
         listeners.iter().for_each(|listener| self.report_backlog(listener));
-        let descriptor = self.listeners.add(listeners, false, self.epoll.as_fd())?;
+        let descriptor = self.listeners.add(listeners, false, self.sets())?;
         self.wake();
         Ok(descriptor)
     }
@@ -269,7 +271,7 @@ impl Server {
         let failed = |errno| Error::system("fcntl", errno);
         rustix::io::fcntl_setfd(socket, rustix::io::FdFlags::CLOEXEC).map_err(failed)?;
         listen::set_nonblocking(socket, true).map_err(failed)?;
-        let outcome = self.listeners.adopt(socket, self.epoll.as_fd());
+        let outcome = self.listeners.adopt(socket, self.sets());
         self.wake();
         outcome
     }
@@ -290,6 +292,7 @@ impl Server {
     /// Where a limit for each address begins, those that are open count as well.
     fn count_addresses(&self) {
         if self.admission.addresses().begin_to_count() {
+            fence(Ordering::SeqCst);
             table::all().for_each(|slot| slot.count_address(self));
         }
     }
@@ -453,9 +456,14 @@ impl Server {
         }
     }
 
+    /// How many connections linger.
+    pub(super) fn how_many_linger(&self) -> usize {
+        self.lingering_in_lanes.load(Ordering::Acquire) + self.linger.len()
+    }
+
     /// Whether no connection lingers.
     pub(super) fn nobody_lingers(&self) -> bool {
-        self.lingering_in_lanes.load(Ordering::Acquire) == 0 && self.linger.is_empty()
+        self.how_many_linger() == 0
     }
 
     /// Closes lingering connections whose reply has arrived, because descriptors are needed. True where there was one.
@@ -486,6 +494,10 @@ impl Server {
 
     pub(super) fn waker(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+
+    pub(super) fn sets(&self) -> Sets<'_> {
+        Sets { own: self.epoll(), lanes: if self.workers.are_started() { &self.lanes } else { &[] } }
     }
 
     pub(super) fn epoll(&self) -> BorrowedFd<'_> {

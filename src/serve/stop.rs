@@ -103,9 +103,12 @@ impl Server {
                 self.end_handlers(drain, 0);
                 return true;
             }
+            self.watch_listeners();
             if self.turn(deadline.earlier(limit)).is_ok() {
                 return false;
             }
+            // No event will tell of anything any more: the drain time ends here.
+            self.slot().ask_to_stop(None);
         }
         let cut = self.cut();
         self.end_handlers(drain, cut);
@@ -124,7 +127,7 @@ impl Server {
         self.listeners().set_all_ready();
         self.accept_all();
         while self.children().is_some_and(Children::wait_for_copies) && self.accept_all() {}
-        self.listeners().close_if(self.epoll(), |listener| !listener.is_ready())
+        self.listeners().close_if(self.sets(), |listener| !listener.is_ready())
     }
 
     /// Accepts those that wait in the kernel's queues. True where there was somebody.
@@ -185,7 +188,7 @@ impl Server {
         while let Some(connection) = self.accept_any() {
             self.turn.lock().unwrap_or_else(PoisonError::into_inner).push_back(connection);
         }
-        self.listeners().close_if(self.epoll(), |_| true);
+        self.listeners().close_if(self.sets(), |_| true);
         let lanes = self.cut_lanes();
         let cut = table::all().filter(|slot| slot.cut(self)).count() as u64;
         add(&self.counters().cut, cut);
@@ -212,7 +215,12 @@ impl Server {
         let grace = Deadline::after(GRACE);
         self.wake_lanes();
         on_own_loop(self, EventLoop::finish_turn);
-        while self.active() > 0 && !grace.is_over() && self.turn(grace).is_ok() {}
+        while self.active() > 0 && !grace.is_over() {
+            if self.turn(grace).is_err() {
+                let _ = rustix::thread::nanosleep(&HANDSHAKE);
+                on_own_loop(self, EventLoop::finish_turn);
+            }
+        }
         value(&self.counters().cut).saturating_sub(before)
     }
 
@@ -220,7 +228,11 @@ impl Server {
     fn end_handlers(self: &Arc<Self>, drain: &Drain, cut: u64) {
         let grace = Deadline::after(GRACE);
         if let Some(children) = self.children() {
-            while !children.is_quiet() && !grace.is_over() && self.turn(grace).is_ok() {}
+            while !children.is_quiet() && !grace.is_over() {
+                if self.turn(grace).is_err() {
+                    children.look_without_events(self);
+                }
+            }
         }
         let patience = if cut == 0 { Duration::from_secs(5) } else { GRACE };
         let running = self.pool().map_or(0, |pool| pool.close(patience));

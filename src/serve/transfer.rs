@@ -28,9 +28,11 @@ pub fn read(socket: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>], limits: &Lim
 
 fn receive(socket: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>], flags: RecvFlags, limits: &Limits) -> Result<usize> {
     let Some(server) = &limits.server else { return stream::receive(socket, buffer, flags, limits.deadline) };
+    let mut breaths = 0;
     loop {
         // A deadline that is over makes this a single try.
         match stream::receive(socket, buffer, flags, now()) {
+            Err(error) if error.errno().is_some_and(|errno| waits_for_memory(errno, &mut breaths)) => {}
             Err(error) if error.errno() == Some(Errno::AGAIN) => {
                 server
                     .wait_in_handler(socket, PollFlags::IN, limits.deadline)
@@ -44,11 +46,12 @@ fn receive(socket: BorrowedFd<'_>, buffer: &mut [MaybeUninit<u8>], flags: RecvFl
 /// Writes all of it.
 pub fn write(socket: BorrowedFd<'_>, bytes: &[u8], limits: &Limits) -> Result<()> {
     let Some(server) = &limits.server else { return stream::write(socket, bytes, limits.deadline) };
-    let mut rest = bytes;
+    let (mut rest, mut breaths) = (bytes, 0);
     while !rest.is_empty() {
         match rustix::net::send(socket, rest, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
             Ok(written) => rest = rest.get(written..).unwrap_or_default(),
             Err(Errno::INTR) => {}
+            Err(errno) if waits_for_memory(errno, &mut breaths) => {}
             Err(Errno::AGAIN) => server
                 .wait_in_handler(socket, PollFlags::OUT, limits.deadline)
                 .map_err(|errno| failed("write", errno))?,
@@ -56,6 +59,16 @@ pub fn write(socket: BorrowedFd<'_>, bytes: &[u8], limits: &Limits) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Where the kernel's memory is short: rests for a moment, a bounded number of times.
+fn waits_for_memory(errno: Errno, breaths: &mut u32) -> bool {
+    let waits = matches!(errno, Errno::NOBUFS | Errno::NOMEM) && *breaths < stream::BREATHS;
+    if waits {
+        *breaths += 1;
+        stream::breathe();
+    }
+    waits
 }
 
 fn now() -> Deadline {

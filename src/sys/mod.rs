@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod fork;
+pub mod memory;
 pub mod process;
 pub mod ring;
 pub mod scoped;

@@ -474,16 +474,16 @@ pub fn probe() -> Result<(), Refusal> {
     if let Some(outcome) = PROBED.get() {
         return *outcome;
     }
-    let outcome = {
-        let mut outcome = Err(Refusal { step: "pthread_create", errno: Errno::AGAIN });
-        match super::thread::run_apart(&mut || outcome = try_everything()) {
-            Ok(()) => outcome,
-            Err(errno) => Err(Refusal { step: "pthread_create", errno }),
-        }
-    };
+    let without_thread = |errno| Refusal { step: "pthread_create", errno };
+    let mut outcome = Err(without_thread(Errno::AGAIN));
+    // A thread that cannot be made says nothing of rings.
+    super::thread::run_apart(&mut || outcome = try_everything()).map_err(without_thread)?;
     match outcome {
         // It may be otherwise the next time.
-        Err(Refusal { errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN, .. }) => outcome,
+        Err(Refusal {
+            errno: Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS | Errno::AGAIN | Errno::INTR,
+            ..
+        }) => outcome,
         outcome => *PROBED.get_or_init(|| outcome),
     }
 }
@@ -498,7 +498,10 @@ fn try_everything() -> Result<(), Refusal> {
     let (mut polled, mut sent, mut received, mut ended) = (false, false, 0, false);
     ring.poll(there.as_fd()).map_err(failed)?;
     ring.receive(there.as_fd(), 1).map_err(failed)?;
-    ring.send(here.as_fd(), 2, b"probe".to_vec(), 0, false).map_err(|_| failed(Errno::NOMEM))?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(5).map_err(|_| failed(Errno::NOMEM))?;
+    bytes.extend_from_slice(b"probe");
+    ring.send(here.as_fd(), 2, bytes, 0, false).map_err(|_| failed(Errno::NOMEM))?;
     while !(polled && sent && received == 5) {
         if patience.is_over() {
             return Err(failed(Errno::TIMEDOUT));

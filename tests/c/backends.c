@@ -35,7 +35,7 @@ void backend_need_ring(void)
     CHECK_WORKS(oyez_server_close(server));
 }
 
-int hold(oyez_conn connection, held *own)
+int held_at(oyez_conn connection, held *own)
 {
     if (own->held == 0) {
         own->held = connection;
@@ -44,20 +44,20 @@ int hold(oyez_conn connection, held *own)
     return own->held == connection;
 }
 
-void hold_start(held *own, int over, const oyez_events *events, const oyez_server_options *options)
+void held_start(held *own, int over, const oyez_events *events, const oyez_server_options *options)
 {
     own->at = gate_make();
     own->server = serve_events(over, events, own, options);
     own->holder = serve_client(own->server);
 }
 
-void hold_now(held *own)
+void held_now(held *own)
 {
     client_send_text(own->holder, "hold");
     gate_await(&own->at, 1);
 }
 
-void hold_end(held *own)
+void held_end(held *own)
 {
     MUST(close(own->holder));
     serve_end(own->server);

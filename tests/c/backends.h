@@ -42,11 +42,11 @@ typedef struct held {
 } held;
 
 /* A server of this kind, and the client that is going to hold it. */
-void hold_start(held *own, int over, const oyez_events *events, const oyez_server_options *options);
+void held_start(held *own, int over, const oyez_events *events, const oyez_server_options *options);
 /* For on_data: the first that says something holds the thread until own->at is open; true for it. */
-int hold(oyez_conn connection, held *own);
+int held_at(oyez_conn connection, held *own);
 /* The holder says something; returns when it holds the thread. */
-void hold_now(held *own);
-void hold_end(held *own);
+void held_now(held *own);
+void held_end(held *own);
 
 #endif

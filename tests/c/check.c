@@ -30,6 +30,7 @@ typedef struct outcome {
 } outcome;
 
 static outcome *result;
+static const char *running = "";
 static int output = -1; /* a memory file: what the test writes to standard output and error */
 
 long long check_now_ms(void)
@@ -104,6 +105,11 @@ long long check_must(const char *file, int line, const char *text, long long val
     if (value == -1)
         check_fail(file, line, "%s: %s", text, strerror(errno));
     return value;
+}
+
+const char *check_name(void)
+{
+    return running;
 }
 
 void check_note(const char *format, ...)
@@ -198,6 +204,7 @@ static void become_test(void)
 static void run_case(const check_case *test)
 {
     become_test();
+    running = test->name;
     watch_start();
     test->run();
     watch_end();

@@ -74,6 +74,9 @@ void check_contains(const char *file, int line, const char *text, const char *ac
 void check_took(const char *file, int line, long long start, int least, int most);
 long long check_must(const char *file, int line, const char *text, long long result);
 
+/* The name of the case that runs. */
+const char *check_name(void);
+
 /* Printed below the test's line, such as a time that was measured. */
 CHECK_PRINTF(1, 2) void check_note(const char *format, ...);
 

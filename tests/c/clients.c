@@ -33,12 +33,17 @@ static int finish_connect(int fd)
     return number;
 }
 
-static int try_connect(const struct sockaddr *address, socklen_t size)
+static int patient_socket(int family)
 {
     struct timeval patience = { PATIENCE_S, 0 };
-    int fd = (int)MUST(socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    int fd = (int)MUST(socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0));
     MUST(setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience));
     MUST(setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience));
+    return fd;
+}
+
+static int try_connect_by(int fd, const struct sockaddr *address, socklen_t size)
+{
     int number = connect(fd, address, size) == 0 ? 0 : errno;
     if (number == EINTR) /* it goes on behind the scenes */
         number = finish_connect(fd);
@@ -47,6 +52,39 @@ static int try_connect(const struct sockaddr *address, socklen_t size)
     close(fd);
     errno = number;
     return -1;
+}
+
+static int try_connect(const struct sockaddr *address, socklen_t size)
+{
+    return try_connect_by(patient_socket(address->sa_family), address, size);
+}
+
+/* An address of either family; its length. */
+static socklen_t address_of(struct sockaddr_in6 *address, const char *text, int port)
+{
+    struct sockaddr_in *four = (struct sockaddr_in *)address;
+    memset(address, 0, sizeof *address);
+    address->sin6_port = htons((uint16_t)port); /* in the same place for IPv4 */
+    if (inet_pton(AF_INET6, text, &address->sin6_addr) == 1) {
+        address->sin6_family = AF_INET6;
+        return sizeof *address;
+    }
+    CHECK(inet_pton(AF_INET, text, &four->sin_addr) == 1);
+    four->sin_family = AF_INET;
+    return sizeof *four;
+}
+
+int client_connect_from(const char *source, const char *target, int port)
+{
+    struct sockaddr_in6 address;
+    socklen_t size = address_of(&address, source, 0);
+    int fd = patient_socket(address.sin6_family);
+    int on = 1;
+    /* The port is chosen when it connects, by which many more are free. */
+    MUST(setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof on));
+    MUST(bind(fd, (struct sockaddr *)&address, size));
+    size = address_of(&address, target, port);
+    return (int)MUST(try_connect_by(fd, (struct sockaddr *)&address, size));
 }
 
 int client_try(int port)

@@ -8,6 +8,8 @@
 int client_connect(int port);         /* to 127.0.0.1 */
 int client_connect6(int port);        /* to ::1 */
 int client_connect_unix(const char *path); /* "@name" is abstract */
+/* From this address of the host's, to that one: both IPv4, or both IPv6. */
+int client_connect_from(const char *source, const char *target, int port);
 /* The same, or -1 with errno. */
 int client_try(int port);
 int client_try6(int port);

@@ -26,10 +26,10 @@ read -ra added_link <<<"${LDFLAGS:-}"
 forms=${FORMS:-shared static}
 include=../../include
 warnings=(-pedantic -Wall -Wextra -Werror)
-helpers=(check watch expect clients places faults serving backends models storm)
+helpers=(check watch expect clients places faults serving backends models storm holding)
 # Their static form adds nothing to the shared one but time.
 shared_only=(test_dlopen test_events_backend test_events_input test_events_output test_events_refused
-    test_events_shortage test_events_stop)
+    test_events_shortage test_events_stop test_stop_load)
 failed=0
 
 problem() {

@@ -139,6 +139,7 @@ static void values_out_of_range(void)
     static const char *const texts[] = {
         ":0?backlog=-1", ":0?keep_alive_seconds=40000", ":0?keep_alive_seconds=-2", ":0?receive_buffer=-1",
         ":0?send_buffer=-5", ":0?fast_open=-2", ":0?defer_accept_seconds=-3", ":0?unix_mode=017777",
+        ":0?backlog=010", ":0?backlog=00", ":0?keep_alive_seconds=08",
     };
     int before = check_descriptors();
     for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {

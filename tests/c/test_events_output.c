@@ -10,7 +10,7 @@
 
 static size_t hold_or_echo(oyez_conn connection, const uint8_t *bytes, size_t size, void *user)
 {
-    return hold(connection, user) ? size : serve_echo_data(connection, bytes, size, NULL);
+    return held_at(connection, user) ? size : serve_echo_data(connection, bytes, size, NULL);
 }
 
 /* The end is noticed also where it has come together with the last bytes. */
@@ -23,11 +23,11 @@ static void data_and_end_at_once(int backend)
         oyez_server_options options = backend_options(backend, 1);
         int clients[PEERS];
         events.on_data = hold_or_echo;
-        hold_start(&own, over, &events, &options);
+        held_start(&own, over, &events, &options);
         for (int i = 0; i < PEERS; i++)
             clients[i] = serve_client(own.server);
         CHECK_SOON(SEEN(own.all.opened) == PEERS + 1);
-        hold_now(&own);
+        held_now(&own);
         for (int i = 0; i < PEERS; i++) {
             client_send_text(clients[i], "last");
             MUST(shutdown(clients[i], SHUT_WR));
@@ -38,7 +38,7 @@ static void data_and_end_at_once(int backend)
             CHECK_EQ_INT(client_ending(clients[i]), 0);
             MUST(close(clients[i]));
         }
-        hold_end(&own);
+        held_end(&own);
         CHECK_EQ_INT(own.all.closed, PEERS + 1);
     }
 }
@@ -114,7 +114,7 @@ static size_t write_to_target(oyez_conn connection, const uint8_t *bytes, size_t
     static const char record[1000];
     held *own = user;
     (void)bytes;
-    if (hold(connection, own))
+    if (held_at(connection, own))
         return size;
     own->bytes += size;
     if (own->refused || oyez_conn_write(own->target, record, sizeof record) != -1)
@@ -144,11 +144,11 @@ static void refuse_and_drain(int backend, size_t max_output)
     options.max_output = max_output;
     events.on_open = keep_the_first;
     events.on_data = write_to_target;
-    hold_start(&own, OVER_UNIX, &events, &options); /* the holder is the target too */
+    held_start(&own, OVER_UNIX, &events, &options); /* the holder is the target too */
     for (int i = 0; i < PEERS; i++)
         clients[i] = serve_client(own.server);
     CHECK_SOON(SEEN(own.all.opened) == PEERS + 1);
-    hold_now(&own);
+    held_now(&own);
     for (int i = 0; i < PEERS; i++)
         client_send(clients[i], bytes, SIZE);
     gate_open(&own.at);
@@ -159,7 +159,7 @@ static void refuse_and_drain(int backend, size_t max_output)
     CHECK_SOON(!SEEN(own.refused) || SEEN(own.all.drained) > 0);
     for (int i = 0; i < PEERS; i++)
         MUST(close(clients[i]));
-    hold_end(&own);
+    held_end(&own);
 }
 
 static void refused_and_then_drained(int backend)

@@ -24,7 +24,7 @@ static size_t hold_and_write(oyez_conn connection, const uint8_t *bytes, size_t 
 {
     held *own = user;
     (void)bytes;
-    if (hold(connection, own) && own->refused)
+    if (held_at(connection, own) && own->refused)
         own->bytes = write_until_refused(SEEN(own->target));
     return size;
 }
@@ -37,12 +37,12 @@ static void hold_target_refused(int backend, int over, int by_the_function, int 
     oyez_server_options options = backend_options(backend, 1);
     options.max_output = MOST;
     events.on_data = hold_and_write;
-    hold_start(&own, over, &events, &options);
+    held_start(&own, over, &events, &options);
     CHECK_SOON(SEEN(own.all.opened) == 1);
     int client = serve_client(own.server);
     CHECK_SOON(SEEN(own.all.opened) == 2);
     __atomic_store_n(&own.target, SEEN(own.all.last), __ATOMIC_SEQ_CST);
-    hold_now(&own);
+    held_now(&own);
     size_t taken = write_until_refused(SEEN(own.target)); /* what is queued is in the inbox: the loop is held */
     CHECK(taken > 0 && taken <= MOST);
     if (ended)
@@ -51,7 +51,7 @@ static void hold_target_refused(int backend, int over, int by_the_function, int 
     CHECK_EQ_INT(client_receive(client, bytes, taken), taken);
     CHECK_SOON(SEEN(own.all.drained) > 0);
     MUST(close(client));
-    hold_end(&own);
+    held_end(&own);
 }
 
 static void refused_to_another_thread(int backend)

@@ -14,7 +14,7 @@
 static size_t hold_or_count(oyez_conn connection, const uint8_t *bytes, size_t size, void *user)
 {
     held *own = user;
-    if (!hold(connection, own))
+    if (!held_at(connection, own))
         own->bytes += size;
     if (bytes[0] != 0)
         serve_echo_data(connection, bytes, 1, NULL);
@@ -29,9 +29,9 @@ static void stop_with_input(int backend, int peers, size_t size)
     oyez_server_options options = backend_options(backend, 1);
     int *clients = calloc((size_t)peers, sizeof *clients);
     events.on_data = hold_or_count;
-    hold_start(&own, OVER_TCP, &events, &options);
+    held_start(&own, OVER_TCP, &events, &options);
     CHECK_SOON(SEEN(own.all.opened) == 1);
-    hold_now(&own);
+    held_now(&own);
     gate_open(&own.at);
     client_expect(own.holder, "h");
     gate_end(&own.at);
@@ -43,7 +43,7 @@ static void stop_with_input(int backend, int peers, size_t size)
     }
     own.bytes = 0;
     own.held = 0;
-    hold_now(&own);
+    held_now(&own);
     for (int i = 0; i < peers; i++)
         client_send(clients[i], bytes, size);
     for (int i = 0; i < peers; i++)
@@ -57,7 +57,7 @@ static void stop_with_input(int backend, int peers, size_t size)
         MUST(close(clients[i]));
     }
     free(clients);
-    hold_end(&own);
+    held_end(&own);
 }
 
 static void stopped_with_much_input(int backend)

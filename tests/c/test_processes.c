@@ -220,7 +220,7 @@ static void beside_a_program_that_waits_for_any_child(void)
     check_thread_join(thread);
 }
 
-/* What is not finished when the drain time is over is ended: client and child. */
+/* What is not finished when the drain time is over is ended: client and child. That is no crash of the handler. */
 static void a_child_that_does_not_end_is_cut(void)
 {
     gate at = gate_make();
@@ -232,6 +232,7 @@ static void a_child_that_does_not_end_is_cut(void)
     CHECK_WORKS(oyez_server_wait(server.id, 20000));
     CHECK_EQ_INT(client_ending(fd), ECONNRESET);
     CHECK_EQ_INT(serve_stats(server).cut, 1);
+    CHECK_EQ_INT(serve_stats(server).handler_failures, 0);
     CHECK_WORKS(oyez_server_close(server.id));
     CHECK_EQ_INT(check_children(), 0);
     MUST(close(fd));

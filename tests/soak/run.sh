@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # A day's worth of short connections for each way of serving: tests/soak/run.sh BUILD_DIR LIB_DIR
 #
-# soak.c with the helpers of tests/c, linked with liboyez.so of LIB_DIR; the program goes to BUILD_DIR. Event servers
+# soak.c, and for the entry "faults" faults.c, with the helpers of tests/c, linked with liboyez.so of LIB_DIR; the program goes to BUILD_DIR. Event servers
 # run once for each backend, which OYEZ_BACKEND chooses; if that is set already, they alone run, with it.
-# $SOAK_CONNECTIONS is how many connections each entry gets (86400), $ENTRIES names some of the entries below, and $CC
+# "faults" is not among the entries that run where none is named: it takes $SOAK_SECONDS (1800).
+# $SOAK_CONNECTIONS is how many connections each other entry gets (86400), $ENTRIES names some of the entries below, and $CC
 # chooses the compiler.
 # The last line is "soak tests: N passed, N failed, N skipped"; the exit code is 1 on any failure.
 set -u
@@ -33,7 +34,11 @@ run() { # entry
     if [[ $1 == *-* ]]; then
         backend=${1#*-}
     fi
-    env ${backend:+OYEZ_BACKEND=$backend} "$build/soak" "${1%%-*}" | tee "$build/soak.out"
+    if [ "$1" = faults ]; then
+        "$build/faults" | tee "$build/soak.out"
+    else
+        env ${backend:+OYEZ_BACKEND=$backend} "$build/soak" "${1%%-*}" | tee "$build/soak.out"
+    fi
     case $(tail -n 1 "$build/soak.out") in
     "1 passed, 0 failed, 0 skipped") passed=$((passed + 1)) ;;
     "0 passed, 0 failed, 1 skipped") skipped=$((skipped + 1)) ;; # it has said why
@@ -41,10 +46,12 @@ run() { # entry
     esac
 }
 
-if ! "$cc" "${flags[@]}" soak.c "${helpers[@]}" -o "$build/soak" -L"$library" -loyez -Wl,-rpath,"$library"; then
-    echo "soak tests: 0 passed, 1 failed, 0 skipped"
-    exit 1
-fi
+for program in soak faults; do
+    if ! "$cc" "${flags[@]}" $program.c "${helpers[@]}" -o "$build/$program" -L"$library" -loyez -Wl,-rpath,"$library"; then
+        echo "soak tests: 0 passed, 1 failed, 0 skipped"
+        exit 1
+    fi
+done
 for entry in $entries; do
     run "$entry"
 done

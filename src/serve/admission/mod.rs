@@ -28,7 +28,7 @@ pub struct Limits {
     pub max_connections: MaxConnections,
     pub max_connections_per_address: Option<u32>,
     pub accept_rate: Option<Rate>,
-    pub rules: Arc<Rules>,
+    pub rules: Option<Arc<Rules>>,
     /// Those of the next connections.
     pub idle_timeout: Option<Duration>,
     pub read_timeout: Option<Duration>,
@@ -64,7 +64,7 @@ pub enum Refusal {
 /// No limit.
 const UNLIMITED: u32 = u32::MAX;
 
-/// The most descriptors that are left to the rest of the program: an eighth of what is free, and no more than this.
+/// The most descriptors that are left to the rest of the program: an eighth of the limit, and no more than this.
 const RESERVE: u64 = 32;
 
 /// How many descriptors a program may have open besides connections, where that cannot be seen.
@@ -82,10 +82,14 @@ pub struct Admission {
     places: AtomicUsize,
     /// Somebody found no place, and none has been given back since.
     full: AtomicBool,
+    /// That has been said.
+    told: AtomicBool,
     addresses: Addresses,
     rate: rate::Bucket,
     has_rules: AtomicBool,
-    rules: Mutex<Arc<Rules>>,
+    /// Held while limits change: what belongs together changes together.
+    changing: Mutex<()>,
+    rules: Mutex<Option<Arc<Rules>>>,
     idle_ms: AtomicU32,
     read_ms: AtomicU32,
     write_ms: AtomicU32,
@@ -101,9 +105,11 @@ impl Admission {
             descriptors_each,
             places: AtomicUsize::new(0),
             full: AtomicBool::new(false),
+            told: AtomicBool::new(false),
             addresses: Addresses::default(),
             rate: rate::Bucket::default(),
             has_rules: AtomicBool::new(false),
+            changing: Mutex::default(),
             rules: Mutex::default(),
             idle_ms: AtomicU32::new(0),
             read_ms: AtomicU32::new(0),
@@ -117,17 +123,18 @@ impl Admission {
 
     /// Other limits. Who is there stays.
     pub fn set(&self, limits: &Limits) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         self.by_descriptors.store(limits.max_connections == MaxConnections::Descriptors, Ordering::Release);
         let most = match limits.max_connections {
-            MaxConnections::Descriptors => self.room_by_descriptors(),
+            MaxConnections::Descriptors => self.room_by_descriptors().max(1),
             MaxConnections::Unlimited => UNLIMITED,
             MaxConnections::Number(number) => number,
         };
         self.most.store(most, Ordering::Release);
         self.addresses.allow(limits.max_connections_per_address);
         self.rate.set(limits.accept_rate);
-        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&limits.rules);
-        self.has_rules.store(!limits.rules.is_empty(), Ordering::Release);
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&limits.rules);
+        self.has_rules.store(limits.rules.is_some(), Ordering::Release);
         for (place, time) in [
             (&self.idle_ms, limits.idle_timeout),
             (&self.read_ms, limits.read_timeout),
@@ -181,8 +188,14 @@ impl Admission {
         self.full.load(Ordering::SeqCst) && self.places.load(Ordering::SeqCst) >= self.most_places()
     }
 
+    /// Whether this is the first to say so since a place was given back.
+    pub fn begins_to_be_full(&self) -> bool {
+        !self.told.swap(true, Ordering::Relaxed)
+    }
+
     /// Another try may find a place. True where somebody waits for that.
     pub fn make_room(&self) -> bool {
+        self.told.store(false, Ordering::Relaxed);
         self.full.swap(false, Ordering::SeqCst)
     }
 
@@ -192,13 +205,22 @@ impl Admission {
         Some(self.most.load(Ordering::Acquire)).filter(|&most| said && most != UNLIMITED)
     }
 
+    /// Whether there may be less room than was seen: the program may take descriptors for each connection, too, and
+    /// those that linger have theirs.
+    pub fn fills(&self, lingering: usize) -> bool {
+        let open = || self.places.load(Ordering::Relaxed).saturating_add(lingering);
+        self.by_descriptors.load(Ordering::Acquire) && open() > self.most_places() / 2
+    }
+
     /// The limit of descriptors may have been raised: looks again, where connections are limited by that. True where
     /// there may be more now.
-    pub fn look_at_descriptors(&self) -> bool {
+    pub fn look_at_descriptors(&self, lingering: usize) -> bool {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.by_descriptors.load(Ordering::Acquire) {
             return false;
         }
-        let now = self.room_by_descriptors();
+        // Those that linger can be ended to make room; where there are none, one connection may always be.
+        let now = self.room_by_descriptors().max(u32::from(lingering == 0));
         now > self.most.swap(now, Ordering::AcqRel)
     }
 
@@ -208,14 +230,14 @@ impl Admission {
         let own = self.places.load(Ordering::SeqCst) as u64 * self.descriptors_each;
         let others = diagnose::open_descriptors().unwrap_or(own + UNSEEN).saturating_sub(own);
         let free = limit.saturating_sub(others);
-        let room = (free - (free / 8).min(RESERVE)) / self.descriptors_each.max(1);
-        u32::try_from(room).unwrap_or(UNLIMITED - 1).max(1)
+        let room = free.saturating_sub((limit / 8).min(RESERVE)) / self.descriptors_each.max(1);
+        u32::try_from(room).unwrap_or(UNLIMITED - 1)
     }
 
     /// Asks whether a client that was accepted may stay. It is counted where its address is limited, which is the value.
     pub fn admit(&self, peer: &Peer) -> Result<bool, Refusal> {
         let source = || Source::of(peer);
-        if self.has_rules.load(Ordering::Acquire) && !self.rules().admit(source()) {
+        if self.has_rules.load(Ordering::Acquire) && !self.rules().is_none_or(|rules| rules.admit(source())) {
             return Err(Refusal::Rules);
         }
         let counted = match self.addresses.are_counted() {
@@ -231,8 +253,8 @@ impl Admission {
         Err(Refusal::Rate)
     }
 
-    fn rules(&self) -> Arc<Rules> {
-        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    fn rules(&self) -> Option<Arc<Rules>> {
+        self.rules.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How many connections each address has.

@@ -26,13 +26,16 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Another rate, with a full bucket.
+    /// Another rate, with a full bucket. The same rate again leaves the bucket as it is.
     pub fn set(&self, rate: Option<Rate>) {
         let interval = rate.map_or(0, |rate| (SECOND / u64::from(rate.per_second.max(1))).max(1));
         let burst = rate.map_or(0, |rate| u64::from(rate.burst.max(1)));
-        self.tolerance.store(interval.saturating_mul(burst.saturating_sub(1)), Ordering::Relaxed);
-        self.interval.store(interval, Ordering::Relaxed);
-        self.full_at.store(0, Ordering::Relaxed);
+        let tolerance = interval.saturating_mul(burst.saturating_sub(1));
+        let before =
+            (self.interval.swap(interval, Ordering::Relaxed), self.tolerance.swap(tolerance, Ordering::Relaxed));
+        if before != (interval, tolerance) {
+            self.full_at.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Takes a token, if there is one.
@@ -67,6 +70,10 @@ mod tests {
         let later = (101..1101).filter(|step| bucket.admits_at(start + step * SECOND / 1000)).count();
         assert_eq!(later, 10);
         assert_eq!((0..100).filter(|_| bucket.admits_at(start + 60 * SECOND)).count(), 5);
+        bucket.set(Some(Rate { per_second: 10, burst: 5 }));
+        assert!(!bucket.admits_at(start + 60 * SECOND));
+        bucket.set(Some(Rate { per_second: 10, burst: 6 }));
+        assert_eq!((0..100).filter(|_| bucket.admits_at(start + 60 * SECOND)).count(), 6);
     }
 
     #[test]

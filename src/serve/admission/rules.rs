@@ -24,14 +24,12 @@ pub struct Rules {
     unix: Option<Rule>,
     /// There is an allow list: who is on no list is not on that one.
     selective: bool,
-    empty: bool,
 }
 
 impl Rules {
     /// Reads the lists; one that is not there says nothing.
     pub fn read(allow: Option<&[u8]>, deny: Option<&[u8]>) -> std::result::Result<Self, RuleFault> {
-        let mut rules =
-            Self { selective: allow.is_some(), empty: allow.is_none() && deny.is_none(), ..Self::default() };
+        let mut rules = Self { selective: allow.is_some(), ..Self::default() };
         let allowed = allow.map_or_else(|| Ok(Vec::new()), address::networks);
         let denied = deny.map_or_else(|| Ok(Vec::new()), address::networks);
         let mut add = |networks: Result<Vec<Network>>, list, rule| {
@@ -54,15 +52,10 @@ impl Rules {
         }
     }
 
-    /// Whether there is no list.
-    pub fn is_empty(&self) -> bool {
-        self.empty || !self.selective && self.unix.is_none() && self.ipv4.is_empty() && self.ipv6.is_empty()
-    }
-
-    /// Whether that client may stay. One whose address the kernel did not tell may where there is no list.
+    /// Whether that client may stay. One whose address the kernel did not tell may not.
     pub fn admit(&self, source: Source) -> bool {
         let rule = match source {
-            Source::Unknown => return self.is_empty(),
+            Source::Unknown => return false,
             Source::Unix => self.unix,
             Source::Internet(IpAddr::V4(ip)) => self.ipv4.get_lpm(&ip.into()).map(|(_, rule)| *rule),
             Source::Internet(IpAddr::V6(ip)) => self.ipv6.get_lpm(&ip.into()).map(|(_, rule)| *rule),
@@ -114,9 +107,9 @@ mod tests {
     #[test]
     fn one_list_alone() {
         let none = rules(None, None);
-        assert!(none.is_empty() && admitted(&none, "10.0.0.1") && none.admit(Source::Unix));
+        assert!(admitted(&none, "10.0.0.1") && none.admit(Source::Unix));
         let denied = rules(None, Some("10.0.0.0/8,unix"));
-        assert!(!denied.is_empty() && !admitted(&denied, "10.0.0.1") && admitted(&denied, "11.0.0.1"));
+        assert!(!admitted(&denied, "10.0.0.1") && admitted(&denied, "11.0.0.1"));
         assert!(!denied.admit(Source::Unix) && !denied.admit(Source::Unknown));
         let allowed = rules(Some("unix"), None);
         assert!(allowed.admit(Source::Unix) && !admitted(&allowed, "::1"));

@@ -58,8 +58,13 @@ impl Lane {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    /// The set of events that is its alone.
+    pub fn own_set(&self) -> Option<BorrowedFd<'_>> {
+        self.epoll.as_ref().map(AsFd::as_fd)
+    }
+
     /// Its set of events.
     pub fn epoll<'a>(&'a self, server: &'a Server) -> BorrowedFd<'a> {
-        self.epoll.as_ref().map_or(server.epoll(), AsFd::as_fd)
+        self.own_set().unwrap_or(server.epoll())
     }
 }

@@ -31,7 +31,8 @@ impl Server {
         self.check_polled(FUNCTION)?;
         self.begin_polling(FUNCTION)?;
         let ended = self.poll_once(FUNCTION, limit)?;
-        if ended { Err(has_stopped(FUNCTION)) } else { Ok(()) }
+        // Why it had to end is told once.
+        if ended { Err(self.take_failure().unwrap_or_else(|| has_stopped(FUNCTION))) } else { Ok(()) }
     }
 
     /// Whether a foreign loop may drive the server.
@@ -73,7 +74,9 @@ impl Server {
             if self.slot().stop().is_none() {
                 let more = self.accept_some();
                 self.watch_listeners();
-                let wait = if more { Deadline::after(Duration::ZERO) } else { limit };
+                self.look_at_queues();
+                let wait =
+                    if more { Deadline::after(Duration::ZERO) } else { limit.earlier(self.next_look_at_queues()) };
                 self.turn(wait).map_err(|errno| Error::system("epoll_wait", errno))?;
             }
             // A function of the program that has closed the server leaves nobody to poll it again.

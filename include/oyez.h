@@ -533,7 +533,7 @@ typedef struct oyez_stats {
      */
     uint64_t descriptor_pauses;
     /*
-     Connections that were open when the stop began and were finished in time.
+     Connections that were finished in time once a stop had begun, those that were accepted for it among them.
      */
     uint64_t drained;
     /*
@@ -1244,7 +1244,7 @@ int32_t oyez_server_adopt(oyez_server server,
  Errors
    OYEZ_INVALID_ARGUMENT  no handler and no event server, no listener, it runs already, or oyez_server_poll() drives it
    OYEZ_LIMIT_REACHED     descriptors, memory or threads are used up before the first client
-   OYEZ_STOPPED           it has been stopped before
+   OYEZ_STOPPED           it has run, and ended
    OYEZ_CLOSED, OYEZ_FORKED
  Threads: any, one at a time. Since 0.1.
  */
@@ -1325,7 +1325,8 @@ int32_t oyez_server_set_limits(oyez_server server,
  are closed. New clients are kept out meanwhile, so that none is connected and then reset: by a filter where the process
  has CAP_NET_ADMIN, else by steering them to a socket of the same port whose queue is full. Neither is possible for
  Unix sockets, for listeners with reuse_port or interface, and for those that others share (adopted, inherited): they
- are closed when their queue has been seen empty.
+ are closed when their queue has been seen empty. A filter that the program has attached itself is replaced. Handshakes
+ under way are waited for, 1.5 seconds at most, unless no client has come for five seconds.
  What is unfinished when drain_ms are over is reset, so that its client can tell, and counted. A second call, and
  any call while a signal's stop is under way, ends the drain time at once.
 

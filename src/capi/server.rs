@@ -52,7 +52,7 @@ pub struct oyez_stats {
     pub accept_errors: u64,
     /// How often accepting paused because descriptors or memory were used up.
     pub descriptor_pauses: u64,
-    /// Connections that were open when the stop began and were finished in time.
+    /// Connections that were finished in time once a stop had begun, those that were accepted for it among them.
     pub drained: u64,
     /// Connections that the end of the drain time reset.
     pub cut: u64,
@@ -209,7 +209,7 @@ pub extern "C" fn oyez_server_adopt(server: oyez_server, listener: i32) -> i32 {
 /// Errors
 ///   OYEZ_INVALID_ARGUMENT  no handler and no event server, no listener, it runs already, or oyez_server_poll() drives it
 ///   OYEZ_LIMIT_REACHED     descriptors, memory or threads are used up before the first client
-///   OYEZ_STOPPED           it has been stopped before
+///   OYEZ_STOPPED           it has run, and ended
 ///   OYEZ_CLOSED, OYEZ_FORKED
 /// Threads: any, one at a time. Since 0.1.
 #[unsafe(no_mangle)]
@@ -310,7 +310,8 @@ pub unsafe extern "C" fn oyez_server_set_limits(server: oyez_server, options: *c
 /// are closed. New clients are kept out meanwhile, so that none is connected and then reset: by a filter where the process
 /// has CAP_NET_ADMIN, else by steering them to a socket of the same port whose queue is full. Neither is possible for
 /// Unix sockets, for listeners with reuse_port or interface, and for those that others share (adopted, inherited): they
-/// are closed when their queue has been seen empty.
+/// are closed when their queue has been seen empty. A filter that the program has attached itself is replaced. Handshakes
+/// under way are waited for, 1.5 seconds at most, unless no client has come for five seconds.
 /// What is unfinished when drain_ms are over is reset, so that its client can tell, and counted. A second call, and
 /// any call while a signal's stop is under way, ends the drain time at once.
 ///

@@ -136,20 +136,22 @@ pub fn connections_at_port(
     with_states(Protocol::Tcp, port, states, ipv6, budget, &mut look)
 }
 
-/// Whether a handshake is under way at a port of IPv6 or of IPv4 sockets, as far as the kernel tells at little cost.
-pub fn has_handshakes(port: u16, ipv6: bool) -> bool {
+/// Whether a handshake is under way at a port of IPv6 or of IPv4 sockets; `None` where the kernel does not tell, or it
+/// would take long.
+pub fn has_handshakes(port: u16, ipv6: bool) -> Option<bool> {
+    if !few_connections() {
+        return None;
+    }
     let mut found = false;
     let states = StateFlags::SYN_RECV | StateFlags::from_bits_retain(1 << NEW_SYN_RECV);
     // A client of IPv4 has a socket of its family also where that of the listener is for both.
     for ipv6 in [ipv6, false] {
-        if few_connections() && !found {
-            let _ = with_states(Protocol::Tcp, port, states.clone(), ipv6, Budget::new(), &mut |_| found = true);
-        }
-        if !ipv6 {
+        with_states(Protocol::Tcp, port, states.clone(), ipv6, Budget::new(), &mut |_| found = true).ok()?;
+        if !ipv6 || found {
             break;
         }
     }
-    found
+    Some(found)
 }
 
 /// Whether there are so few connections on this host that the kernel goes through them in no more than some 30 ms.

@@ -50,7 +50,15 @@ pub fn connections() -> Option<u64> {
     let text = file::read(c"/proc/net/sockstat", &mut buffer)?;
     let mut words = text.lines().find_map(|line| line.strip_prefix("TCP: "))?.split_ascii_whitespace();
     let mut value = |name| words.by_ref().skip_while(|word| *word != name).nth(1)?.parse::<u64>().ok();
-    Some(value("inuse")? + value("tw")?)
+    Some(value("inuse")? + value("tw")? + connections_of_ipv6().unwrap_or(0))
+}
+
+/// The kernel counts the sockets of IPv6 apart, but for those in TIME_WAIT.
+fn connections_of_ipv6() -> Option<u64> {
+    let mut buffer = [0; 1024];
+    let text = file::read(c"/proc/net/sockstat6", &mut buffer)?;
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP6: inuse "))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// The first port that takes no privilege (ip_unprivileged_port_start in ip(7)).

@@ -30,12 +30,19 @@ pub struct Listener {
     backlog: Option<i32>,
     /// Which of the listeners that share the address it is.
     copy: usize,
+    /// Somebody else made it, and has a copy.
+    inherited: bool,
 }
 
 impl Listener {
     /// A listener without a file of ours.
     pub fn new(fd: OwnedFd) -> Self {
-        Self { fd, file: None, backlog: None, copy: 0 }
+        Self { fd, file: None, backlog: None, copy: 0, inherited: false }
+    }
+
+    /// Whether somebody else made it, who has a copy.
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
     }
 
     /// Which of the listeners that share an address it is, from 0 on.
@@ -154,7 +161,8 @@ fn listen_at<'a>(spec: &Spec<'a>, options: &Options<'a>) -> Result<Listener> {
         Address::Descriptor(fd) => inherited::descriptor(fd, &options).map(Listener::new),
         Address::Systemd(name) => inherited::systemd(name, &options).map(Listener::new),
     };
-    made.map(|made| Listener { backlog: options.backlog, ..made }).map_err(|error| error.at(spec))
+    let inherited = matches!(spec.address, Address::Descriptor(_) | Address::Systemd(_));
+    made.map(|made| Listener { backlog: options.backlog, inherited, ..made }).map_err(|error| error.at(spec))
 }
 
 /// Tries an address without taking it. Of TCP and UDP there is a bound socket then, which nobody can find.

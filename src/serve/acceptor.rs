@@ -169,8 +169,8 @@ impl Server {
     /// Accepts from a listener; `None` where nobody waits, there is no room, or accepting has to rest.
     fn accept_from(self: &Arc<Self>, listener: &Listening) -> Option<Owned> {
         let mut refusals = 0;
-        // In a stop the queue is emptied whoever waits in it, and nobody new comes.
-        while refusals < REFUSALS || self.slot().stop().is_some() {
+        // In a stop the queue is emptied, whoever waits in it.
+        while refusals < REFUSALS || self.slot().stop().is_some_and(|stop| !stop.is_over()) {
             if self.shortage().rests().is_some() || !self.take_place() {
                 return None;
             }
@@ -271,6 +271,7 @@ impl Server {
             return None;
         };
         counters::add(&self.counters().accepted, 1);
+        self.last_accept().is_now();
         // Who begins to count them has not seen this one, or this sees that they are counted.
         fence(Ordering::SeqCst);
         if !counted && addresses.are_counted() {

@@ -1,8 +1,7 @@
 //! Servers that a program accepts from by hand, and the end of any server.
 
 use std::os::fd::{AsRawFd, RawFd};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdTimerFlags, Timespec};
@@ -41,8 +40,8 @@ impl Server {
             let stop = self.slot().stop();
             self.look_at_queues();
             if stop.is_some() || !self.is_paused() {
-                if stop.is_some() && !self.refuses.swap(true, Ordering::AcqRel) {
-                    self.refuse_beginners();
+                if stop.is_some() {
+                    self.keep_beginners_out();
                 }
                 self.listeners().set_all_ready();
                 if let Some(accepted) = self.next_in_turn().or_else(|| self.accept_any()) {
@@ -54,7 +53,8 @@ impl Server {
                 }
             }
             if let Some(stop) = stop {
-                let full = self.shortage().rests().is_some() || self.admission().is_full();
+                let awaited = self.awaits_handshakes();
+                let full = awaited || self.shortage().rests().is_some() || self.admission().is_full();
                 let nobody_waits = || self.listeners().close_if(self.sets(), |listener| !listener.is_ready());
                 if stop.is_over() || !full && nobody_waits() {
                     return Err(match self.take_failure() {
@@ -70,14 +70,41 @@ impl Server {
                 }
             }
             self.watch_listeners();
-            self.set_timer();
+            self.set_timer(self.next_look_at_handshakes());
             if looked && deadline.is_over() {
                 return Err(self.nobody_in_time(function));
             }
             let next = deadline.earlier(stop.unwrap_or(Deadline::NEVER)).earlier(self.next_look_at_queues());
+            let next = next.earlier(self.next_look_at_handshakes());
             self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
             looked = true;
         }
+    }
+
+    /// In a stop: lets nobody begin to connect. Others who accept wait meanwhile.
+    fn keep_beginners_out(self: &Arc<Self>) {
+        let mut elsewhere = Vec::new();
+        self.handshakes.get_or_init(|| {
+            Mutex::new(self.refuse_beginners(|socket, peer| {
+                if elsewhere.try_reserve(1).is_ok() {
+                    elsewhere.push((socket, peer));
+                }
+            }))
+        });
+        elsewhere.into_iter().for_each(|(socket, peer)| self.take_in(socket, &peer));
+    }
+
+    /// Whether a stop keeps the listeners open for handshakes that are under way.
+    fn awaits_handshakes(&self) -> bool {
+        let handshakes =
+            self.handshakes.get().map(|handshakes| handshakes.lock().unwrap_or_else(PoisonError::into_inner));
+        handshakes.is_some_and(|mut handshakes| handshakes.are_awaited(self))
+    }
+
+    fn next_look_at_handshakes(&self) -> Deadline {
+        let handshakes =
+            self.handshakes.get().map(|handshakes| handshakes.lock().unwrap_or_else(PoisonError::into_inner));
+        handshakes.map_or(Deadline::NEVER, |handshakes| handshakes.next_look())
     }
 
     fn nobody_in_time(&self, function: &'static str) -> Error {
@@ -95,7 +122,7 @@ impl Server {
     /// One descriptor for a foreign loop.
     pub fn poll_fd(&self) -> Result<RawFd> {
         match self.is_by_hand() {
-            true => self.set_timer(),
+            true => self.set_timer(Deadline::NEVER),
             // Each oyez_server_poll() sets it: what its loop has to do is known there.
             false => self.check_polled("oyez_server_poll_fd")?,
         }
@@ -103,15 +130,15 @@ impl Server {
         Ok(self.epoll().as_raw_fd())
     }
 
-    /// Makes the epoll descriptor readable when something is due that no event will tell a foreign loop.
-    pub(super) fn set_timer(&self) {
+    /// Makes the epoll descriptor readable when something is due, or that is, which no event will tell a foreign loop.
+    pub(super) fn set_timer(&self, also: Deadline) {
         let Some(timer) = self.timer() else { return };
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         // A time of zero would switch the timer off.
         let shortest = Timespec { tv_sec: 0, tv_nsec: 1 };
         // The end of the drain time, too, has to be looked after where a foreign loop drives an event server.
         let stop = self.slot().stop().filter(|_| !self.is_by_hand()).unwrap_or(Deadline::NEVER);
-        let next_look = self.next_look().earlier(stop).earlier(self.next_look_at_queues());
+        let next_look = self.next_look().earlier(stop).earlier(self.next_look_at_queues()).earlier(also);
         if next_look.is_never() && !self.timer_is_set(false) {
             return;
         }
@@ -151,6 +178,7 @@ impl Server {
                 if !self.acceptors_are_gone(limit) {
                     return Ok(false);
                 }
+                self.keep_beginners_out();
                 if self.active() == 0 && self.lingering().is_empty() && self.listeners().len() == 0 {
                     break;
                 }
@@ -159,7 +187,7 @@ impl Server {
                     break;
                 }
                 self.lingering().hasten(self.epoll(), |number| super::token::Token::Linger(number).into());
-                if self.nobody_waits() {
+                if self.listeners().len() > 0 && !self.awaits_handshakes() && self.nobody_waits() {
                     self.listeners().close_if(self.sets(), |_| true);
                     continue;
                 }
@@ -168,7 +196,7 @@ impl Server {
                 return Ok(false);
             }
             self.listeners().watch(false, self.sets());
-            let next = limit.earlier(stop.unwrap_or(Deadline::NEVER));
+            let next = limit.earlier(stop.unwrap_or(Deadline::NEVER)).earlier(self.next_look_at_handshakes());
             self.turn(next).map_err(|errno| Error::system("epoll_wait", errno))?;
         }
         self.set_phase(Phase::Ended);

@@ -17,6 +17,7 @@ use rustix::time::Timespec;
 
 use super::Server;
 use super::connection::{Ending, Owned};
+use super::listeners::Held;
 use super::token::Token;
 use crate::deadline::Deadline;
 use crate::diagnose;
@@ -166,11 +167,17 @@ impl Children {
             }
             let Some(place) = state.children.iter().position(Option::is_none) else { return };
             let Some(connection) = state.waiting.pop_front() else { return };
-            drop(state);
             self.returned.set(place, false);
             self.apart.set(place, false);
-            match process::fork() {
-                Ok(Fork::Child) => self.run_child(server, connection, place),
+            // Held across the fork, so that the child has them, whatever other threads are doing.
+            let listeners = server.listeners().held();
+            let forked = process::fork();
+            if let Ok(Fork::Child) = forked {
+                self.run_child(server, connection, place, &state, &listeners);
+            }
+            drop((listeners, state));
+            match forked {
+                Ok(Fork::Child) => {}
                 Ok(Fork::Parent(pid)) => self.adopt(server, place, pid, connection),
                 Err(errno) => return self.no_fork(server, connection, errno),
             }
@@ -281,30 +288,35 @@ impl Children {
         }
     }
 
-    /// In a child: closes its copies of its siblings' descriptors, without a lock that its parent may have held.
-    fn close_copies(&self) {
-        if let Ok(state) = self.state.try_lock() {
-            for child in state.children.iter().flatten() {
-                if let Ok(socket) = sys::borrow(child.connection.descriptor(), "child") {
-                    drop(sys::own(socket));
-                }
-                if let Some(pidfd) = &child.pidfd {
-                    drop(sys::own(pidfd.as_fd()));
-                }
+    /// In a child: closes its copies of its siblings' descriptors.
+    fn close_copies(state: &State) {
+        for child in state.children.iter().flatten() {
+            if let Ok(socket) = sys::borrow(child.connection.descriptor(), "child") {
+                drop(sys::own(socket));
             }
-            for waiting in &state.waiting {
-                if let Ok(socket) = sys::borrow(waiting.descriptor(), "child") {
-                    drop(sys::own(socket));
-                }
+            if let Some(pidfd) = &child.pidfd {
+                drop(sys::own(pidfd.as_fd()));
+            }
+        }
+        for waiting in &state.waiting {
+            if let Ok(socket) = sys::borrow(waiting.descriptor(), "child") {
+                drop(sys::own(socket));
             }
         }
     }
 
     /// A child's whole life: the handler, and nothing of the server's.
-    fn run_child(&self, server: &Arc<Server>, connection: Owned, place: usize) -> ! {
+    fn run_child(
+        &self,
+        server: &Arc<Server>,
+        connection: Owned,
+        place: usize,
+        state: &State,
+        listeners: &Held<'_>,
+    ) -> ! {
         signal::ignore_stop_signals();
-        self.close_copies();
-        server.close_copies();
+        Self::close_copies(state);
+        server.close_copies(listeners);
         self.apart.set(place, true);
         server.restore_mask_for_child();
         let whole = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -20,6 +20,8 @@ use crate::sys;
 #[derive(Debug)]
 pub struct Listening {
     socket: OwnedFd,
+    /// Beside it in a stop; behind it here, so that it is closed after it.
+    sink: Mutex<Option<Sink>>,
     file: Option<SocketFile>,
     number: u32,
     /// Of an event server: the place of the lane that accepts from it; 0 is that of the server's own loop.
@@ -87,18 +89,31 @@ impl Listening {
 
     /// Lets nobody begin to connect any more, where the kernel can: whose handshake is under way when a listener is
     /// closed would be reset. Where somebody else shares the listener it is left alone. `found` gets who was completed
-    /// elsewhere meanwhile. What comes of it is whether that worked, and a socket to be closed after the listener.
-    pub fn refuse_beginners(&self, found: impl FnMut(OwnedFd, Peer)) -> (bool, Option<Sink>) {
+    /// elsewhere meanwhile. True where it worked.
+    pub fn refuse_beginners(&self, found: impl FnMut(OwnedFd, Peer)) -> bool {
         if self.shared {
-            return (false, None);
+            return false;
         }
         // From now on drops are of the server's own making, and not counted.
         let _ = self.drops.set(self.drops());
         if sys::socket::refuse_beginners(self.as_fd()).is_ok() {
-            return (true, None);
+            return true;
         }
         let sink = Sink::beside(self.as_fd(), found).ok();
-        (sink.is_some(), sink)
+        let works = sink.is_some();
+        *self.sink.lock().unwrap_or_else(PoisonError::into_inner) = sink;
+        works
+    }
+
+    /// Takes that back, for a copy that the program may have given to a successor.
+    fn welcome_beginners(&self) {
+        if self.shared || self.drops.get().is_none() {
+            return;
+        }
+        sys::socket::welcome_beginners(self.as_fd());
+        if let Some(sink) = &*self.sink.lock().unwrap_or_else(PoisonError::into_inner) {
+            sink.leave(self.as_fd());
+        }
     }
 
     /// Accepting from it must not block, whatever its other owners have done to it.
@@ -133,8 +148,6 @@ struct Set {
     closed: bool,
     /// How many were dropped at those that are closed.
     drops: u64,
-    /// Beside listeners that are about to close; to be closed after them.
-    sinks: Vec<Sink>,
 }
 
 impl Listeners {
@@ -262,21 +275,23 @@ impl Listeners {
         self.set().listeners.get(index).cloned()
     }
 
-    /// Whether the kernel is in the middle of connecting somebody, as far as it tells.
-    pub fn have_handshakes(&self) -> bool {
-        let set = self.set();
-        let own = set.listeners.iter().filter(|listener| !listener.shared);
-        let addresses = own.filter_map(|listener| rustix::net::getsockname(&listener.socket).ok()?.try_into().ok());
-        let mut places = addresses.map(|address: SocketAddr| (address.port(), address.is_ipv6()));
-        places.any(|(port, ipv6)| crate::diagnose::sockets::has_handshakes(port, ipv6))
-    }
-
-    /// Keeps a sink for as long as there is a listener.
-    pub fn keep_sink(&self, sink: Sink) {
-        let mut set = self.set();
-        if set.sinks.try_reserve(1).is_ok() {
-            set.sinks.push(sink);
+    /// Whether the kernel is in the middle of connecting somebody; `None` where it does not tell.
+    pub fn have_handshakes(&self) -> Option<bool> {
+        let mut index = 0;
+        let mut last = None;
+        while let Some(listener) = self.get(index) {
+            index += 1;
+            let address =
+                rustix::net::getsockname(&listener.socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
+            let place = address.filter(|_| !listener.shared).map(|address| (address.port(), address.is_ipv6()));
+            // Those that share a port follow one another.
+            let Some((port, ipv6)) = place.filter(|_| place != last) else { continue };
+            last = place;
+            if crate::diagnose::sockets::has_handshakes(port, ipv6)? {
+                return Some(true);
+            }
         }
+        Some(false)
     }
 
     /// Takes a listener out of service. True if it was the last one alive.
@@ -301,9 +316,6 @@ impl Listeners {
             !done
         });
         set.drops += drops;
-        if set.listeners.is_empty() {
-            set.sinks = Vec::new();
-        }
         set.listeners.is_empty()
     }
 
@@ -312,14 +324,9 @@ impl Listeners {
         self.set().listeners.len()
     }
 
-    /// In a forked child: closes its copies of the descriptors, without a lock that the parent may have held.
-    pub fn close_copies(&self) {
-        if let Ok(set) = self.set.try_lock() {
-            for listener in &set.listeners {
-                drop(sys::own(listener.as_fd()));
-            }
-            set.sinks.iter().flat_map(Sink::descriptors).for_each(|copy| drop(sys::own(copy)));
-        }
+    /// Keeps others from changing the listeners until that is dropped: across a fork, whose child has the lock then, too.
+    pub fn held(&self) -> Held<'_> {
+        Held(self.set())
     }
 
     /// What the kernel tells of them.
@@ -346,6 +353,22 @@ impl Listeners {
     }
 }
 
+/// The listeners, unchanged.
+pub struct Held<'a>(MutexGuard<'a, Set>);
+
+impl Held<'_> {
+    /// In a forked child: closes its copies of the descriptors.
+    pub fn close_copies(&self) {
+        for listener in &self.0.listeners {
+            drop(sys::own(listener.as_fd()));
+            // Only the thread that has forked puts one there.
+            if let Ok(sink) = listener.sink.try_lock() {
+                sink.iter().flat_map(Sink::descriptors).for_each(|copy| drop(sys::own(copy)));
+            }
+        }
+    }
+}
+
 impl Set {
     fn add_one(
         &mut self,
@@ -355,6 +378,7 @@ impl Set {
         events: EventFlags,
     ) -> std::result::Result<(), Errno> {
         let (number, lane) = (self.next_number, listener.copy());
+        let shared = shared || listener.is_inherited();
         let watched = epoll::add(sets.of(lane), &listener, Token::Listener(number).into(), events);
         if let Err(errno) = watched.and_then(|()| self.listeners.try_reserve(1).map_err(|_| Errno::NOMEM)) {
             listener.close();
@@ -374,6 +398,7 @@ impl Set {
         let drops = OnceLock::new();
         self.listeners.push(Arc::new(Listening {
             socket,
+            sink: Mutex::default(),
             file,
             number,
             lane,
@@ -396,8 +421,6 @@ fn remove(listener: &Listening, sets: Sets<'_>) {
     if let Some(file) = &listener.file {
         file.remove();
     }
-    if !listener.shared {
-        // A copy that the program has given to a successor goes on.
-        sys::socket::welcome_beginners(listener.as_fd());
-    }
+    // A copy that the program has given to a successor goes on.
+    listener.welcome_beginners();
 }

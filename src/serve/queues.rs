@@ -22,6 +22,25 @@ pub struct Queues {
     dropped: AtomicU64,
 }
 
+/// When something happened last.
+#[derive(Debug, Default)]
+pub struct Last(AtomicU64);
+
+impl Last {
+    /// It happens now.
+    pub fn is_now(&self) {
+        self.0.store(deadline::clock(), Ordering::Relaxed);
+    }
+
+    /// How long that is ago; very long where it never happened.
+    pub fn elapsed_since(&self) -> Duration {
+        match self.0.load(Ordering::Relaxed) {
+            0 => Duration::MAX,
+            last => Duration::from_nanos(deadline::clock().saturating_sub(last)),
+        }
+    }
+}
+
 /// What the kernel tells of one listener.
 pub struct View {
     /// Where it listens.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustix::event::epoll::{self, CreateFlags, EventFlags};
@@ -22,10 +22,11 @@ use super::episodes::{Episodes, Kind};
 use super::events::{self, Choice, Events, Lane, Polling, Workers};
 use super::exposition::ByErrno;
 use super::linger::Linger;
-use super::listeners::{KernelView, Listeners, Sets};
+use super::listeners::{Held, KernelView, Listeners, Sets};
 use super::pool::{self, Pool};
-use super::queues::Queues;
+use super::queues::{Last, Queues};
 use super::registry::{self, Slot};
+use super::stop::Handshakes;
 use super::token::Token;
 use super::{ConnectionId, Level, Limits, Model, Options, ServerId, connection, signals, table};
 use crate::deadline::Deadline;
@@ -82,8 +83,10 @@ pub struct Server {
     paused: AtomicBool,
     /// Connections that are not over; those that linger are not among them.
     active: AtomicUsize,
-    /// Of a server by hand: a stop lets nobody begin to connect.
-    pub(super) refuses: AtomicBool,
+    /// When a client came last.
+    last_accept: Last,
+    /// Of a server by hand in a stop: handshakes that are waited for.
+    pub(super) handshakes: OnceLock<Mutex<Handshakes>>,
     /// Connections that wait for their turn: of the sequential model, and by hand.
     pub(super) turn: Mutex<std::collections::VecDeque<Owned>>,
     life: Mutex<Life>,
@@ -207,7 +210,8 @@ impl Server {
             backend,
             paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
-            refuses: AtomicBool::new(false),
+            last_accept: Last::default(),
+            handshakes: OnceLock::new(),
             turn: Mutex::default(),
             life: Mutex::default(),
             ended: Condvar::new(),
@@ -569,6 +573,10 @@ impl Server {
         &self.errors
     }
 
+    pub(super) fn last_accept(&self) -> &Last {
+        &self.last_accept
+    }
+
     pub(super) fn queues(&self) -> &Queues {
         &self.queues
     }
@@ -667,8 +675,8 @@ impl Server {
     }
 
     /// In a child: closes its copies of the server's descriptors.
-    pub(super) fn close_copies(&self) {
-        self.listeners.close_copies();
+    pub(super) fn close_copies(&self, listeners: &Held<'_>) {
+        listeners.close_copies();
         for fd in [Some(&self.epoll), Some(&self.wake), self.timer.as_ref()].into_iter().flatten() {
             drop(sys::own(fd.as_fd()));
         }

@@ -52,10 +52,16 @@ impl Sink {
             // Whoever was completed here meanwhile is not lost.
             let _ = socket::steer(&sink.socket, &sink.steering(target, LISTENER));
             sink.rest(&mut found);
-            let _ = sockopt::set_socket_reuseport(listener, false);
+            sink.leave(listener);
             return Err(errno);
         }
         Ok(sink)
+    }
+
+    /// The listener shares its port with nobody any more, and its clients are steered nowhere.
+    pub fn leave(&self, listener: BorrowedFd<'_>) {
+        socket::steer_nowhere(listener);
+        let _ = sockopt::set_socket_reuseport(listener, false);
     }
 
     /// Listens beside the listener, which still gets all clients but those that are to fill the queue here.
@@ -121,9 +127,10 @@ const SINK: u32 = 1;
 impl Filler {
     fn new(target: SocketAddr) -> Result<Self, Errno> {
         let socket = stream_socket(target)?;
-        let anywhere: IpAddr =
-            if target.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
-        rustix::net::bind(&socket, &SocketAddr::new(anywhere, 0))?;
+        // From the same address: one that is no longer this host's would be somebody else's.
+        let mut own = target;
+        own.set_port(0);
+        rustix::net::bind(&socket, &own)?;
         let bound: SocketAddr = rustix::net::getsockname(&socket)?.try_into()?;
         Ok(Self { socket, port: bound.port() })
     }

@@ -13,7 +13,7 @@ use super::events::{EventLoop, on_own_loop};
 use super::token::Token;
 use super::{Level, Server, table};
 use crate::accept::Peer;
-use crate::deadline::Deadline;
+use crate::deadline::{self, Deadline};
 
 /// How long the kernel may take to complete a handshake on this host.
 const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000 };
@@ -22,11 +22,70 @@ const HANDSHAKE: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000 };
 /// some never answer.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// When it looks again whether there are any.
+/// The same where the kernel does not tell whether there are any.
+const BLIND: Duration = Duration::from_millis(200);
+
+/// How soon it looks again at the soonest. A look takes longer the more connections this host has: no more than a fifth
+/// of the time is spent so.
 const AGAIN: Duration = Duration::from_millis(1);
+const PAUSE: u32 = 4;
+
+/// For so long after a client has come others may be on their way.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// How many of those who still wait at the end of the drain time are counted, beyond what the kernel tells.
+const LAST: u64 = 1024;
 
 /// How long handlers whose connections were cut get to return.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// Handshakes that a stop waits for, with the listeners open.
+#[derive(Debug)]
+pub struct Handshakes {
+    until: Deadline,
+    blind_until: Deadline,
+    next_look: Deadline,
+}
+
+impl Handshakes {
+    fn now() -> Deadline {
+        Deadline::after(Duration::ZERO)
+    }
+
+    /// None.
+    fn over() -> Self {
+        Self { until: Self::now(), blind_until: Self::now(), next_look: Self::now() }
+    }
+
+    /// Those that there may be.
+    fn begun() -> Self {
+        Self { until: Deadline::after(PATIENCE), blind_until: Deadline::after(BLIND), next_look: Self::now() }
+    }
+
+    /// Whether there are any yet.
+    pub fn are_awaited(&mut self, server: &Server) -> bool {
+        if self.until.is_over() {
+            return false;
+        }
+        if !self.next_look.is_over() {
+            return true;
+        }
+        let start = deadline::clock();
+        let found = server.listeners().have_handshakes();
+        let took = Duration::from_nanos(deadline::clock().saturating_sub(start));
+        self.next_look = Deadline::after((took * PAUSE).max(AGAIN));
+        let awaited = found.unwrap_or(!self.blind_until.is_over());
+        if !awaited {
+            self.until = Self::now();
+        }
+        awaited
+    }
+
+    /// When to look again: no event tells the end of a handshake that comes to nothing.
+    pub fn next_look(&self) -> Deadline {
+        if self.until.is_over() { Deadline::NEVER } else { self.next_look.earlier(self.until) }
+    }
+}
 
 /// How far a stop has come.
 #[derive(Debug)]
@@ -37,8 +96,14 @@ pub struct Drain {
     drained: u64,
     /// Lingering connections have been told to hurry.
     hastened: bool,
-    /// Until when listeners stay open for handshakes that are under way.
-    handshakes: Deadline,
+    handshakes: Handshakes,
+}
+
+impl Drain {
+    /// When it has something to do although nothing happens.
+    pub fn next_look(&self) -> Deadline {
+        self.handshakes.next_look()
+    }
 }
 
 impl Server {
@@ -48,36 +113,39 @@ impl Server {
             under_way: self.active(),
             drained: value(&self.counters().drained),
             hastened: false,
-            handshakes: Deadline::after(Duration::ZERO),
+            handshakes: Handshakes::over(),
         };
         self.wake_lanes();
-        let refused = self.refuse_beginners();
-        self.listeners().set_all_ready();
-        // At rest nobody is on his way; to look for that takes longer than such a stop does.
-        if refused && (self.accept_all() || drain.under_way > 0) {
-            drain.handshakes = Deadline::after(PATIENCE);
-        }
+        drain.handshakes = self.refuse_beginners(|socket, peer| self.take_in(socket, &peer));
         drain
     }
 
-    /// Lets nobody begin to connect any more, where that can be had. True where it could.
-    pub(super) fn refuse_beginners(self: &Arc<Self>) -> bool {
-        let (mut index, mut refused) = (0, false);
+    /// Lets nobody begin to connect any more, where that can be had. `found` gets who was completed elsewhere meanwhile.
+    pub(super) fn refuse_beginners(&self, found: impl FnMut(OwnedFd, Peer)) -> Handshakes {
+        let (mut index, mut refused, mut elsewhere) = (0, false, Vec::new());
         while let Some(listener) = self.listeners().get(index) {
-            let (works, sink) = listener.refuse_beginners(|socket, peer| self.take_in(socket, &peer));
-            sink.into_iter().for_each(|sink| self.listeners().keep_sink(sink));
-            refused |= works;
+            // Whom one serves may fork: not before all of it is in its place.
+            refused |= listener.refuse_beginners(|socket, peer| {
+                if elsewhere.try_reserve(1).is_ok() {
+                    elsewhere.push((socket, peer));
+                }
+            });
             index += 1;
         }
         if refused {
             // Who began before that is being connected on another processor, or has been.
             let _ = rustix::thread::nanosleep(&HANDSHAKE);
         }
-        refused
+        self.listeners().set_all_ready();
+        let mut found = found;
+        elsewhere.into_iter().for_each(|(socket, peer)| found(socket, peer));
+        // At rest nobody is on his way, and to look for that would take longer than such a stop does.
+        let busy = self.active() > 0 || self.last_accept().elapsed_since() < BUSY;
+        if refused && busy { Handshakes::begun() } else { Handshakes::over() }
     }
 
     /// Takes a client in whom no listener gave.
-    fn take_in(self: &Arc<Self>, socket: OwnedFd, peer: &Peer) {
+    pub(super) fn take_in(self: &Arc<Self>, socket: OwnedFd, peer: &Peer) {
         // Although there may be as many as may be: nobody else would have it.
         self.admission().force_place();
         match self.admit(socket, peer) {
@@ -91,8 +159,7 @@ impl Server {
     pub(super) fn drain_some(self: &Arc<Self>, drain: &mut Drain, limit: Deadline) -> bool {
         let deadline = self.slot().stop().unwrap_or(Deadline::NEVER);
         let closed = self.empty_queues(drain);
-        // No event tells the end of a handshake that comes to nothing.
-        let limit = if drain.handshakes.is_over() { limit } else { limit.earlier(Deadline::after(AGAIN)) };
+        let limit = limit.earlier(drain.next_look());
         if closed && !drain.hastened {
             drain.hastened = true;
             self.lingering().hasten(self.epoll(), |number| Token::Linger(number).into());
@@ -118,14 +185,12 @@ impl Server {
     /// Accepts those that wait in the kernel's queues, and closes each listener whose queue was seen empty. True once
     /// none is left.
     fn empty_queues(self: &Arc<Self>, drain: &mut Drain) -> bool {
-        if !drain.handshakes.is_over() && self.listeners().have_handshakes() {
-            self.listeners().set_all_ready();
-            self.accept_all();
-            return false;
-        }
-        drain.handshakes = Deadline::after(Duration::ZERO);
+        let awaited = drain.handshakes.are_awaited(self);
         self.listeners().set_all_ready();
         self.accept_all();
+        if awaited {
+            return false;
+        }
         while self.children().is_some_and(Children::wait_for_copies) && self.accept_all() {}
         self.listeners().close_if(self.sets(), |listener| !listener.is_ready())
     }
@@ -133,7 +198,9 @@ impl Server {
     /// Accepts those that wait in the kernel's queues. True where there was somebody.
     fn accept_all(self: &Arc<Self>) -> bool {
         let mut found = false;
-        while let Some(connection) = self.accept_any() {
+        while !self.slot().stop().is_some_and(Deadline::is_over)
+            && let Some(connection) = self.accept_any()
+        {
             found = true;
             self.serve_in_turn(connection);
         }
@@ -185,14 +252,19 @@ impl Server {
     /// The drain time is over: resets what is unfinished. Returns how many that were.
     pub(super) fn cut(self: &Arc<Self>) -> u64 {
         // Those still in the kernel's queue are reset by the close; as many as can be accepted are counted.
-        while let Some(connection) = self.accept_any() {
-            self.turn.lock().unwrap_or_else(PoisonError::into_inner).push_back(connection);
+        let mut waiting = 0;
+        for _ in 0..self.listeners().kernel_view().queue + LAST {
+            let Some(connection) = self.accept_any() else { break };
+            add(&self.counters().cut, 1);
+            waiting += 1;
+            connection.slot().note_cut();
+            connection.end(Ending::Abort);
         }
         self.listeners().close_if(self.sets(), |_| true);
         let lanes = self.cut_lanes();
         let cut = table::all().filter(|slot| slot.cut(self)).count() as u64;
         add(&self.counters().cut, cut);
-        let cut = cut + lanes;
+        let cut = cut + lanes + waiting;
         if let Some(pool) = self.pool() {
             pool.dismiss_waiting();
         }

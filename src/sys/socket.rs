@@ -139,6 +139,13 @@ pub fn steer<const N: usize>(listener: impl AsFd, steering: &Steering<N>) -> Res
     set_program(listener.as_fd(), libc::SO_ATTACH_REUSEPORT_CBPF, &mut program)
 }
 
+/// Takes such a program away. Known since Linux 5.3.
+pub fn steer_nowhere(listener: BorrowedFd<'_>) {
+    // Of asm-generic/socket.h; libc does not have it.
+    const SO_DETACH_REUSEPORT_BPF: c_int = 68;
+    let _ = set_option(listener, libc::SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0);
+}
+
 /// Whether a socket takes only what comes by one interface. See SO_BINDTODEVICE in socket(7).
 pub fn is_bound_to_device(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     let index: c_int = get_option(socket, libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX)?;

@@ -492,7 +492,7 @@ static void check_queue(hold_kind kind)
     }
     CHECK_SOON(hold_stats(server).dropped >= 1);
     CHECK_SOON(log_lines("queue_fills") == 1 && log_lines("connections_dropped") == 1);
-    CHECK_LOGGED("queue_fills", "5 clients wait at 127.0.0.1:");
+    CHECK_LOGGED("queue_fills", " clients wait at 127.0.0.1:");
     CHECK_LOGGED("connections_dropped", "the kernel dropped ");
     for (int i = 0; i < CLIENTS; i++)
         MUST(close(clients[i]));

@@ -227,6 +227,10 @@ impl World {
             assert_eq!(oyez_server_pause(server), -1);
             assert_eq!(Failure::last().code, Code::Closed, "server {server} is closed");
         }
+        // A handler may have connected somewhere while its server ended.
+        for fd in &self.descriptors {
+            close(fd.swap(-1, SeqCst));
+        }
         for connection in &self.connections {
             let connection = connection.load(SeqCst);
             assert_eq!(oyez_conn_close(connection), -1);

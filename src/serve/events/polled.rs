@@ -95,7 +95,7 @@ impl Server {
                     break;
                 }
             }
-            self.set_timer();
+            self.set_timer(drain.as_ref().map_or(Deadline::NEVER, Drain::next_look));
             on_own_loop(self, EventLoop::is_driven);
             Ok(false)
         });

@@ -172,7 +172,9 @@ impl EventLoop {
             let accepted = if server.may_accept() { server.accept_of_lane(index) } else { None };
             let Some(accepted) = accepted else {
                 if server.listeners().is_lane_ready(index) {
-                    // There is no room: the server's loop has listeners watched only while there is.
+                    // There is no room, and nobody is watched for while that is so; the server's loop looks after when
+                    // it ends.
+                    server.watch_listeners();
                     server.wake();
                 }
                 return false;

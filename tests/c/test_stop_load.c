@@ -271,6 +271,108 @@ static void a_client_in_mid_handshake_is_waited_for(void)
     gate_end(&at);
 }
 
+/* The program has kept a copy of the listener for a successor: it shares its port with nobody, and clients are as before. */
+static void a_copy_goes_on(int user)
+{
+    int on = 1, off = 0;
+    socklen_t size = sizeof off;
+    struct sockaddr_in address;
+    if (user != 0)
+        place_user(user);
+    served server = serve(serve_hello, NULL, NULL);
+    int copy = (int)MUST(fcntl(server.listener, F_DUPFD_CLOEXEC, 3));
+    int client = client_connect(server.port);
+    client_expect(client, "hello\n");
+    serve_end(server);
+    MUST(close(client));
+    MUST(getsockopt(copy, SOL_SOCKET, SO_REUSEPORT, &off, &size));
+    CHECK_EQ_INT(off, 0);
+    size = sizeof address;
+    MUST(getsockname(copy, (struct sockaddr *)&address, &size));
+    int second = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    MUST(setsockopt(second, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+    CHECK(bind(second, (struct sockaddr *)&address, size) == -1 || listen(second, 1) == -1);
+    CHECK_EQ_INT(errno, EADDRINUSE);
+    MUST(close(second));
+    for (int i = 0; i < 20; i++) {
+        client = client_connect(server.port);
+        int accepted = (int)MUST(accept4(copy, NULL, NULL, SOCK_CLOEXEC));
+        MUST(close(accepted));
+        MUST(close(client));
+    }
+    MUST(close(copy));
+}
+
+static void a_copy_of_the_listener(void)
+{
+    a_copy_goes_on(0);
+}
+
+static void a_copy_of_the_listener_without_privileges(void)
+{
+    a_copy_goes_on(NOBODY);
+}
+
+/* The port is free when the server has ended, though a child that it made lives on and its parent was being asked for
+   statistics at the fork. */
+static void *ask_for_statistics(void *server)
+{
+    oyez_stats stats = OYEZ_STATS_INIT;
+    while (oyez_server_stats(*(oyez_server *)server, &stats) == 0)
+        ;
+    return NULL;
+}
+
+static void children_keep_no_listener(void)
+{
+    enum { CHILDREN = 100 };
+    int clients[CHILDREN];
+    pthread_t asking[2];
+    gate at = gate_make();
+    oyez_server_options options = serve_options(OYEZ_PROCESSES);
+    options.workers = CHILDREN;
+    served server = serve(serve_hello_behind_gate, &at, &options);
+    for (int i = 0; i < 2; i++)
+        asking[i] = check_thread(ask_for_statistics, &server.id);
+    for (int i = 0; i < CHILDREN; i++)
+        clients[i] = client_connect(server.port);
+    gate_await(&at, CHILDREN);
+    CHECK_WORKS(oyez_server_stop(server.id, -1));
+    CHECK_SOON(serve_stats(server).listeners == 0);
+    CHECK(client_try(server.port) == -1 && errno == ECONNREFUSED);
+    gate_open(&at);
+    for (int i = 0; i < CHILDREN; i++) {
+        client_expect(clients[i], "hello\n");
+        MUST(close(clients[i]));
+    }
+    CHECK_WORKS(oyez_server_wait(server.id, 20000));
+    CHECK_WORKS(oyez_server_close(server.id));
+    for (int i = 0; i < 2; i++)
+        check_thread_join(asking[i]);
+    gate_end(&at);
+}
+
+/* By hand, a wait for the connections that are left takes its time, and no processor. */
+static void a_wait_by_hand(void)
+{
+    oyez_conn connection, none;
+    oyez_server server = make_by_hand();
+    int port = oyez_local_port((int)CHECK_WORKS(oyez_server_listen(server, "127.0.0.1:0", NULL)));
+    int client = client_connect(port);
+    CHECK_WORKS(oyez_server_accept(server, &connection, -1));
+    CHECK_WORKS(oyez_server_stop(server, -1));
+    CHECK_FAILS(oyez_server_accept(server, &none, -1), OYEZ_STOPPED, ECANCELED);
+    long before = check_cpu_ms();
+    long long start = check_now_ms();
+    CHECK_FAILS(oyez_server_wait(server, 300), OYEZ_TIMED_OUT, EAGAIN);
+    CHECK_TOOK(start, 299, 5000);
+    CHECK(check_cpu_ms() - before < 150);
+    CHECK_WORKS(oyez_conn_close(connection));
+    MUST(close(client));
+    CHECK_WORKS(oyez_server_wait(server, 20000));
+    CHECK_WORKS(oyez_server_close(server));
+}
+
 #define LOAD_CASE(name) CASE_WITHIN(90, name), CASE_WITHIN(90, name##_without_privileges)
 
 static const check_case cases[] = {
@@ -283,6 +385,10 @@ static const check_case cases[] = {
     LOAD_CASE(events_polled),
     CASE_WITHIN(90, dual_stack_without_privileges),
     CASE(a_client_in_mid_handshake_is_waited_for),
+    CASE(a_copy_of_the_listener),
+    CASE(a_copy_of_the_listener_without_privileges),
+    CASE(children_keep_no_listener),
+    CASE(a_wait_by_hand),
 };
 
 CHECK_MAIN(cases)

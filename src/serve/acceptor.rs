@@ -134,17 +134,15 @@ impl Server {
             return None;
         }
         let all = self.slot().stop().is_some() || !self.workers().are_started();
-        let (mut index, mut accepted) = (0, None);
-        while let Some(listener) = self.listeners().get(index).filter(|_| accepted.is_none()) {
-            if listener.is_ready() && (all || listener.is_of(0)) {
-                accepted = self.accept_from(&listener);
-                // It was not emptied, or accepting rests.
-                if listener.is_ready() {
-                    self.listeners().keep_ready();
-                }
+        let mut ready = self.listeners().each().filter(|listener| listener.is_ready() && (all || listener.is_of(0)));
+        let accepted = ready.find_map(|listener| {
+            let accepted = self.accept_from(&listener);
+            // It was not emptied, or accepting rests.
+            if listener.is_ready() {
+                self.listeners().keep_ready();
             }
-            index += 1;
-        }
+            accepted
+        });
         if accepted.is_some() {
             self.listeners().keep_ready();
         }
@@ -153,17 +151,8 @@ impl Server {
 
     /// Accepts from the listeners of one lane.
     pub(super) fn accept_of_lane(self: &Arc<Self>, lane: usize) -> Option<Owned> {
-        let mut index = 0;
-        while let Some(listener) = self.listeners().get(index) {
-            index += 1;
-            if listener.is_of(lane)
-                && listener.is_ready()
-                && let Some(accepted) = self.accept_from(&listener)
-            {
-                return Some(accepted);
-            }
-        }
-        None
+        let mut ready = self.listeners().each().filter(|listener| listener.is_of(lane) && listener.is_ready());
+        ready.find_map(|listener| self.accept_from(&listener))
     }
 
     /// Accepts from a listener; `None` where nobody waits, there is no room, or accepting has to rest.

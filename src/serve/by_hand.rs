@@ -85,11 +85,9 @@ impl Server {
     fn keep_beginners_out(self: &Arc<Self>) {
         let mut elsewhere = Vec::new();
         self.handshakes.get_or_init(|| {
-            Mutex::new(self.refuse_beginners(|socket, peer| {
-                if elsewhere.try_reserve(1).is_ok() {
-                    elsewhere.push((socket, peer));
-                }
-            }))
+            let (handshakes, found) = self.refuse_beginners();
+            elsewhere = found;
+            Mutex::new(handshakes)
         });
         elsewhere.into_iter().for_each(|(socket, peer)| self.take_in(socket, &peer));
     }
@@ -205,16 +203,11 @@ impl Server {
 
     /// Whether the kernel's queues are empty, as far as it tells (it does of TCP; a Unix queue is polled).
     fn nobody_waits(&self) -> bool {
-        let mut index = 0;
-        while let Some(listener) = self.listeners().get(index) {
-            let now = Deadline::after(std::time::Duration::ZERO);
+        let now = Deadline::after(std::time::Duration::ZERO);
+        self.listeners().each().all(|listener| {
             let listener = std::os::fd::AsFd::as_fd(&*listener);
-            if crate::stream::wait(listener, rustix::event::PollFlags::IN, now).is_ok() {
-                return false;
-            }
-            index += 1;
-        }
-        true
+            crate::stream::wait(listener, rustix::event::PollFlags::IN, now).is_err()
+        })
     }
 
     /// The end of a server that was asked to stop: waits for whoever runs it.

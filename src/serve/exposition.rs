@@ -86,8 +86,7 @@ impl Server {
     pub fn stats_text(&self) -> Result<Text> {
         let snapshot = self.snapshot();
         let mut views: Vec<View> = Vec::new();
-        let mut index = 0;
-        while let Some(listener) = self.listeners().get(index) {
+        for listener in self.listeners().each() {
             let view = View::of(&listener);
             // Several may share an address, whose series may be there but once.
             if let Some(other) = views.iter_mut().find(|other| other.address.as_str() == view.address.as_str()) {
@@ -95,7 +94,6 @@ impl Server {
             } else if views.try_reserve(1).is_ok() {
                 views.push(view);
             }
-            index += 1;
         }
         let mut text = Text::new();
         let written = write_counters(&mut text, &snapshot)

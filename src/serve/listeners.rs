@@ -270,17 +270,15 @@ impl Listeners {
         events(self.watched.load(Ordering::Acquire))
     }
 
-    /// The listener at that place.
-    pub fn get(&self, index: usize) -> Option<Arc<Listening>> {
-        self.set().listeners.get(index).cloned()
+    /// Each of them in turn; the lock is not held meanwhile.
+    pub fn each(&self) -> impl Iterator<Item = Arc<Listening>> {
+        (0..).map_while(|index| self.set().listeners.get(index).cloned())
     }
 
     /// Whether the kernel is in the middle of connecting somebody; `None` where it does not tell.
     pub fn have_handshakes(&self) -> Option<bool> {
-        let mut index = 0;
         let mut last = None;
-        while let Some(listener) = self.get(index) {
-            index += 1;
+        for listener in self.each() {
             let address =
                 rustix::net::getsockname(&listener.socket).ok().and_then(|name| SocketAddr::try_from(name).ok());
             let place = address.filter(|_| !listener.shared).map(|address| (address.port(), address.is_ipv6()));

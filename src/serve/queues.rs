@@ -87,14 +87,12 @@ impl Server {
             return;
         }
         queues.next_look.store(now.saturating_add(INTERVAL.as_nanos() as u64), Ordering::Relaxed);
-        let mut index = 0;
-        while let Some(listener) = self.listeners().get(index) {
+        for listener in self.listeners().each() {
             let view = View::of(&listener);
             if let Some((waiting, most)) = view.is_nearly_full() {
                 let line = format_args!("{waiting} clients wait at {}, {most} may", view.address);
                 self.note(Kind::Queue, 1, line);
             }
-            index += 1;
         }
         let dropped = self.listeners().kernel_view().dropped;
         let more = dropped.saturating_sub(queues.dropped.fetch_max(dropped, Ordering::Relaxed));

@@ -116,32 +116,31 @@ impl Server {
             handshakes: Handshakes::over(),
         };
         self.wake_lanes();
-        drain.handshakes = self.refuse_beginners(|socket, peer| self.take_in(socket, &peer));
+        let (handshakes, elsewhere) = self.refuse_beginners();
+        elsewhere.into_iter().for_each(|(socket, peer)| self.take_in(socket, &peer));
+        drain.handshakes = handshakes;
         drain
     }
 
-    /// Lets nobody begin to connect any more, where that can be had. `found` gets who was completed elsewhere meanwhile.
-    pub(super) fn refuse_beginners(&self, found: impl FnMut(OwnedFd, Peer)) -> Handshakes {
-        let (mut index, mut refused, mut elsewhere) = (0, false, Vec::new());
-        while let Some(listener) = self.listeners().get(index) {
-            // Whom one serves may fork: not before all of it is in its place.
+    /// Lets nobody begin to connect any more, where that can be had. With the handshakes that are to be waited for come
+    /// those who were completed elsewhere meanwhile. Whom one serves may fork: not before all is in its place.
+    pub(super) fn refuse_beginners(&self) -> (Handshakes, Vec<(OwnedFd, Peer)>) {
+        let (mut refused, mut elsewhere) = (false, Vec::new());
+        for listener in self.listeners().each() {
             refused |= listener.refuse_beginners(|socket, peer| {
                 if elsewhere.try_reserve(1).is_ok() {
                     elsewhere.push((socket, peer));
                 }
             });
-            index += 1;
         }
         if refused {
             // Who began before that is being connected on another processor, or has been.
             let _ = rustix::thread::nanosleep(&HANDSHAKE);
         }
         self.listeners().set_all_ready();
-        let mut found = found;
-        elsewhere.into_iter().for_each(|(socket, peer)| found(socket, peer));
         // At rest nobody is on his way, and to look for that would take longer than such a stop does.
-        let busy = self.active() > 0 || self.last_accept().elapsed_since() < BUSY;
-        if refused && busy { Handshakes::begun() } else { Handshakes::over() }
+        let busy = self.active() > 0 || !elsewhere.is_empty() || self.last_accept().elapsed_since() < BUSY;
+        (if refused && busy { Handshakes::begun() } else { Handshakes::over() }, elsewhere)
     }
 
     /// Takes a client in whom no listener gave.
